@@ -1,0 +1,4 @@
+//! The outer message: kinds, cheap look at type and timestamps, fake binlogs (spec codec 1).
+
+pub mod item;
+pub mod peek;

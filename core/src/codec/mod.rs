@@ -1,0 +1,1 @@
+//! Datum, row and key encodings of TiDB (spec codec).

@@ -1,0 +1,3 @@
+//! What a node is to its peers: registry entry, states (spec pump 4, drainer 7).
+
+pub mod status;

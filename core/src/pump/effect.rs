@@ -1,0 +1,42 @@
+//! What a Pump asks of the world. Every request carries an [`OpId`]; exactly one completion of [`super::input::Input`]
+//! carries it back. Replies and notices carry none.
+
+use crate::fault::{Fault, Reject};
+use crate::ids::{CommitTs, OpId, StreamId, WriteId};
+use crate::index::op::IndexOp;
+use crate::node::status::NodeStatus;
+use crate::vlog::op::LogOp;
+use bytes::Bytes;
+
+#[derive(Debug)]
+pub enum Effect {
+    /// Value-log operation. The port carries out the operations of one slot in the order in which they were emitted.
+    Log { op: OpId, request: LogOp },
+    /// Index operation, carried out in order (one at a time).
+    Index { op: OpId, request: IndexOp },
+    /// Fetch one timestamp from PD.
+    GetTso { op: OpId },
+    /// Write this node's registry entry.
+    PutStatus { op: OpId, status: NodeStatus },
+    /// Call `Cistern.Notify` on every Drainer that is online in the registry.
+    NotifyDrainers { op: OpId },
+    /// Answer of one WriteBinlog call: leaves only after durability (or with the reject).
+    WriteReply { write: WriteId, result: Result<(), Reject> },
+    /// One item of a stream: `payload` is the serialised Binlog in parts, to be concatenated.
+    StreamItem { stream: StreamId, start_ts: i64, commit_ts: CommitTs, payload: [Bytes; 2] },
+    /// The stream ends; `Ok` is a clean end.
+    StreamEnd { stream: StreamId, result: Result<(), Reject> },
+    /// Said once per occurrence; the driver logs it at ERROR and counts it.
+    Fault(Fault),
+    /// A line for the log, without row values.
+    Notice { level: Level, text: String },
+    /// All is drained and the final state is registered: the process may exit.
+    Stopped,
+}
+
+/// Level of a [`Effect::Notice`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Info,
+    Warn,
+}

@@ -1,0 +1,3 @@
+//! Schema of the upstream, as data (design 4.2).
+
+pub mod model;

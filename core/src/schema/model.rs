@@ -1,0 +1,339 @@
+//! TiDB's schema objects and DDL jobs as their JSON holds them (spec codec 8.3, 8.4). Unknown keys are ignored, missing
+//! keys take their default, `null` counts as missing.
+
+use crate::ids::SchemaVersion;
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+/// `null` or a missing key gives the default.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// A name with its lower-cased form; very old data has a plain string.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct CiStr {
+    #[serde(rename = "O")]
+    pub original: String,
+    #[serde(rename = "L")]
+    pub lower: String,
+}
+
+impl CiStr {
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { original: name.to_owned(), lower: name.to_lowercase() }
+    }
+}
+
+impl<'de> Deserialize<'de> for CiStr {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            #[serde(rename = "O", default)]
+            original: String,
+            #[serde(rename = "L", default)]
+            lower: String,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Parts(Parts),
+            Plain(String),
+        }
+        match Option::<Form>::deserialize(d).map_err(de::Error::custom)? {
+            None => Ok(Self::default()),
+            Some(Form::Parts(p)) => Ok(Self { original: p.original, lower: p.lower }),
+            Some(Form::Plain(name)) => Ok(Self::new(&name)),
+        }
+    }
+}
+
+/// State of a schema object (spec codec 8.6). Unknown numbers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SchemaState(pub i64);
+
+impl SchemaState {
+    pub const NONE: Self = Self(0);
+    pub const DELETE_ONLY: Self = Self(1);
+    pub const WRITE_ONLY: Self = Self(2);
+    pub const WRITE_REORG: Self = Self(3);
+    pub const DELETE_REORG: Self = Self(4);
+    pub const PUBLIC: Self = Self(5);
+}
+
+/// State of a DDL job (spec codec 8.6). Unknown numbers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobState(pub i64);
+
+impl JobState {
+    pub const DONE: Self = Self(4);
+    pub const SYNCED: Self = Self(6);
+
+    /// Only jobs in these states took effect.
+    #[must_use]
+    pub fn took_effect(self) -> bool {
+        self == Self::DONE || self == Self::SYNCED
+    }
+}
+
+/// Kind of a DDL job (spec codec 8.5). Unknown numbers are kept, never rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ActionType(pub i64);
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Job {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default, rename = "type")]
+    pub action: ActionType,
+    #[serde(default)]
+    pub schema_id: i64,
+    /// For TRUNCATE the old id.
+    #[serde(default)]
+    pub table_id: i64,
+    #[serde(default, deserialize_with = "nullable")]
+    pub schema_name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub table_name: String,
+    #[serde(default)]
+    pub state: JobState,
+    #[serde(default, deserialize_with = "nullable")]
+    pub raw_args: serde_json::Value,
+    #[serde(default)]
+    pub schema_state: SchemaState,
+    #[serde(default)]
+    pub start_ts: u64,
+    #[serde(default, deserialize_with = "nullable")]
+    pub query: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub binlog: HistoryInfo,
+    #[serde(default, deserialize_with = "nullable")]
+    pub reorg_meta: serde_json::Value,
+    #[serde(default, deserialize_with = "nullable")]
+    pub multi_schema_info: Option<MultiSchemaInfo>,
+}
+
+impl Job {
+    /// Parses the JSON of the history; the error names the position.
+    pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    #[must_use]
+    pub fn version(&self) -> SchemaVersion {
+        self.binlog.schema_version
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MultiSchemaInfo {
+    #[serde(default, deserialize_with = "nullable")]
+    pub sub_jobs: Vec<SubJob>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SubJob {
+    #[serde(default, rename = "type")]
+    pub action: ActionType,
+    #[serde(default, deserialize_with = "nullable")]
+    pub raw_args: serde_json::Value,
+    #[serde(default)]
+    pub schema_state: SchemaState,
+}
+
+/// `binlog` of a job: what the schema is after it. The keys are untagged Go names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HistoryInfo {
+    /// 0: the job never took effect.
+    #[serde(default, rename = "SchemaVersion")]
+    pub schema_version: SchemaVersion,
+    #[serde(default, rename = "DBInfo")]
+    pub db_info: Option<DbInfo>,
+    #[serde(default, rename = "TableInfo")]
+    pub table_info: Option<TableInfo>,
+    /// start_ts of the transaction that finished the job.
+    #[serde(default, rename = "FinishedTS")]
+    pub finished_ts: u64,
+    #[serde(default, rename = "MultipleTableInfos", deserialize_with = "nullable")]
+    pub multiple_table_infos: Vec<Option<TableInfo>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DbInfo {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default)]
+    pub db_name: CiStr,
+    #[serde(default, deserialize_with = "nullable")]
+    pub charset: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub collate: String,
+    #[serde(default)]
+    pub state: SchemaState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableInfo {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default)]
+    pub name: CiStr,
+    #[serde(default, deserialize_with = "nullable")]
+    pub charset: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub collate: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub cols: Vec<ColumnInfo>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub index_info: Vec<IndexInfo>,
+    #[serde(default)]
+    pub state: SchemaState,
+    /// The one integer primary-key column is the row's handle.
+    #[serde(default)]
+    pub pk_is_handle: bool,
+    /// Clustered primary key of another kind: the handle is the primary index's columns.
+    #[serde(default)]
+    pub is_common_handle: bool,
+    #[serde(default, deserialize_with = "nullable")]
+    pub partition: Option<PartitionInfo>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub view: Option<serde_json::Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub sequence: Option<serde_json::Value>,
+    /// 0 none, 1 global, 2 local.
+    #[serde(default)]
+    pub temp_table_type: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartitionInfo {
+    #[serde(default, deserialize_with = "nullable")]
+    pub definitions: Vec<PartitionDefinition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartitionDefinition {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default)]
+    pub name: CiStr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ColumnInfo {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default)]
+    pub name: CiStr,
+    #[serde(default)]
+    pub offset: i64,
+    #[serde(default)]
+    pub origin_default: serde_json::Value,
+    /// base64 (BIT).
+    #[serde(default, deserialize_with = "nullable")]
+    pub origin_default_bit: Option<String>,
+    #[serde(default)]
+    pub default: serde_json::Value,
+    #[serde(default, deserialize_with = "nullable")]
+    pub default_bit: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub generated_expr_string: String,
+    #[serde(default)]
+    pub generated_stored: bool,
+    #[serde(rename = "type", default)]
+    pub field_type: FieldType,
+    #[serde(default)]
+    pub state: SchemaState,
+    #[serde(default)]
+    pub hidden: bool,
+    #[serde(default)]
+    pub version: u64,
+}
+
+impl ColumnInfo {
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.state == SchemaState::PUBLIC
+    }
+
+    #[must_use]
+    pub fn is_generated(&self) -> bool {
+        !self.generated_expr_string.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FieldType {
+    /// Type code (spec codec 4.1).
+    #[serde(default)]
+    pub tp: u8,
+    /// Flag bits (spec codec 4.1).
+    #[serde(default)]
+    pub flag: u32,
+    /// −1: unspecified.
+    #[serde(default)]
+    pub flen: i64,
+    /// Scale or fsp; −1: unspecified.
+    #[serde(default)]
+    pub decimal: i64,
+    #[serde(default, deserialize_with = "nullable")]
+    pub charset: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub collate: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub elems: Vec<String>,
+}
+
+impl FieldType {
+    pub const NOT_NULL: u32 = 1;
+    pub const PRI_KEY: u32 = 1 << 1;
+    pub const UNSIGNED: u32 = 1 << 5;
+
+    #[must_use]
+    pub const fn is_unsigned(&self) -> bool {
+        self.flag & Self::UNSIGNED != 0
+    }
+
+    #[must_use]
+    pub const fn is_nullable(&self) -> bool {
+        self.flag & Self::NOT_NULL == 0
+    }
+
+    /// Raw bytes, not text.
+    #[must_use]
+    pub fn is_binary(&self) -> bool {
+        self.charset.eq_ignore_ascii_case("binary")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IndexInfo {
+    #[serde(default)]
+    pub id: i64,
+    #[serde(default)]
+    pub idx_name: CiStr,
+    #[serde(default, deserialize_with = "nullable")]
+    pub idx_cols: Vec<IndexColumn>,
+    #[serde(default)]
+    pub is_unique: bool,
+    #[serde(default)]
+    pub is_primary: bool,
+    #[serde(default)]
+    pub state: SchemaState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IndexColumn {
+    #[serde(default)]
+    pub name: CiStr,
+    /// Position in `cols`.
+    #[serde(default)]
+    pub offset: i64,
+    /// −1: the whole column.
+    #[serde(default)]
+    pub length: i64,
+}

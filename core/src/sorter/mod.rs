@@ -1,0 +1,1 @@
+//! Order of commits and the watermark (rules 4).

@@ -1,0 +1,5 @@
+//! The value log, format v2 (rules 2).
+
+pub mod log;
+pub mod op;
+pub mod record;

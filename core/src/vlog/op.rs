@@ -1,0 +1,30 @@
+//! Operations of the log-file port (rules 2). The port knows slots and bytes; segments, batches and records are ours.
+
+use crate::ids::SlotId;
+use bytes::Bytes;
+
+/// Request to the log-file port. Operations on one slot are carried out in order, through one file descriptor that is kept
+/// from the slot's first use on.
+#[derive(Debug, Clone)]
+pub enum LogOp {
+    /// All slot files with their sizes in bytes, ascending by id.
+    List,
+    /// Create an empty slot file, sync it and the directory (and, on first use, every parent directory).
+    Create { slot: SlotId },
+    /// Write all `parts`, concatenated, at `offset` (extends the file when needed). Not durable until a later `Sync`.
+    Write { slot: SlotId, offset: u64, parts: Vec<Bytes> },
+    /// fdatasync.
+    Sync { slot: SlotId },
+    /// Read up to `len` bytes at `offset`; fewer at the end of the file.
+    Read { slot: SlotId, offset: u64, len: u64 },
+}
+
+/// Answer to the operation of the same name.
+#[derive(Debug, Clone)]
+pub enum LogReply {
+    Slots(Vec<(SlotId, u64)>),
+    Created,
+    Written,
+    Synced,
+    Data(Bytes),
+}
