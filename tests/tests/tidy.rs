@@ -12,8 +12,22 @@ const GENERATED: [&str; 2] = ["core/src/proto/", "adapters/cluster/src/generated
 
 /// What must not appear in `core/`: the world, time, concurrency, logging.
 const IMPURE: [&str; 16] = [
-    "std::fs", "std::net", "std::thread", "std::env", "std::process", "Instant", "SystemTime", "async fn", ".await", "Mutex",
-    "RwLock", "Atomic", "HashMap", "println!", "tracing::", "log::",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "Instant",
+    "SystemTime",
+    "async fn",
+    ".await",
+    "Mutex",
+    "RwLock",
+    "Atomic",
+    "HashMap",
+    "println!",
+    "tracing::",
+    "log::",
 ];
 
 fn root() -> PathBuf {

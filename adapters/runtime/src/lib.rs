@@ -13,4 +13,5 @@ pub mod driver;
 pub mod host;
 pub mod logs;
 pub mod signals;
+pub mod status;
 pub mod version;
