@@ -14,6 +14,12 @@ const REQUESTS: usize = 1024;
 
 /// Carries out the effects of one machine.
 pub trait Ports<M: Machine> {
+    /// What comes in from clients, with the means to answer.
+    type Request;
+
+    /// Takes a request: keeps what is needed to answer and names the machine's input. `None`: answered already.
+    fn admit(&mut self, request: Self::Request) -> Option<M::Input>;
+
     /// Starts one effect; its completion goes to the inbox. Must not block. `Break` ends the driver with that exit code.
     fn execute(&mut self, effect: M::Effect) -> ControlFlow<u8>;
 
@@ -27,52 +33,78 @@ pub trait Ports<M: Machine> {
     fn tick(&self) -> M::Input;
 }
 
+/// What does not wait for the machine's readiness.
+#[derive(Debug)]
+enum Urgent<I, R> {
+    Input(I),
+    Request(R),
+}
+
 /// Where completions and requests come in. Completions are unbounded: their number is bounded by what the machine has in flight.
 #[derive(Debug)]
-pub struct Inbox<I> {
-    completions: mpsc::UnboundedReceiver<I>,
-    requests: mpsc::Receiver<I>,
+pub struct Inbox<I, R> {
+    urgent: mpsc::UnboundedReceiver<Urgent<I, R>>,
+    requests: mpsc::Receiver<R>,
 }
 
 /// The sending side of an [`Inbox`].
 #[derive(Debug)]
-pub struct Sender<I> {
-    completions: mpsc::UnboundedSender<I>,
-    requests: mpsc::Sender<I>,
+pub struct Sender<I, R> {
+    urgent: mpsc::UnboundedSender<Urgent<I, R>>,
+    requests: mpsc::Sender<R>,
 }
 
-impl<I> Clone for Sender<I> {
+impl<I, R> Clone for Sender<I, R> {
     fn clone(&self) -> Self {
-        Self { completions: self.completions.clone(), requests: self.requests.clone() }
+        Self { urgent: self.urgent.clone(), requests: self.requests.clone() }
     }
 }
 
-impl<I> Sender<I> {
-    /// Hands in the completion of an effect. After the driver's end it is dropped.
+/// The driver has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended;
+
+impl<I, R> Sender<I, R> {
+    /// Hands in the completion of an effect. After the driver's end it is dropped: nobody waits for it any more.
     pub fn complete(&self, input: I) {
-        // The driver has ended: nobody waits for this completion any more.
-        let _ = self.completions.send(input);
+        let _ = self.urgent.send(Urgent::Input(input));
     }
 
-    /// Hands in a request; waits while the inbox is full. `false`: the driver has ended.
-    pub async fn request(&self, input: I) -> bool {
-        self.requests.send(input).await.is_ok()
+    /// Hands in a request that only frees what is held (credit, a closed stream): taken also while the machine is busy.
+    pub fn signal(&self, request: R) {
+        let _ = self.urgent.send(Urgent::Request(request));
+    }
+
+    /// Hands in a request; waits while the inbox is full.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub async fn request(&self, request: R) -> Result<(), Ended> {
+        self.requests.send(request).await.map_err(|_| Ended)
+    }
+
+    /// Room for one request, so that it can be fetched only when there is some.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub async fn room(&self) -> Result<mpsc::Permit<'_, R>, Ended> {
+        self.requests.reserve().await.map_err(|_| Ended)
     }
 }
 
 /// An inbox and its sender.
 #[must_use]
-pub fn inbox<I>() -> (Sender<I>, Inbox<I>) {
-    let (completions, completions_rx) = mpsc::unbounded_channel();
+pub fn inbox<I, R>() -> (Sender<I, R>, Inbox<I, R>) {
+    let (urgent, urgent_rx) = mpsc::unbounded_channel();
     let (requests, requests_rx) = mpsc::channel(REQUESTS);
-    (Sender { completions, requests }, Inbox { completions: completions_rx, requests: requests_rx })
+    (Sender { urgent, requests }, Inbox { urgent: urgent_rx, requests: requests_rx })
 }
 
 /// Runs `machine` until one of its effects ends the process; returns the exit code.
 pub async fn drive<M: Machine, P: Ports<M>>(
     machine: &mut M,
     ports: &mut P,
-    inbox: &mut Inbox<M::Input>,
+    inbox: &mut Inbox<M::Input, P::Request>,
     clock: Clock,
 ) -> u8 {
     loop {
@@ -87,22 +119,35 @@ pub async fn drive<M: Machine, P: Ports<M>>(
         let deadline = machine.next_deadline().map(|d| clock.instant(d));
         let first = tokio::select! {
             biased;
-            Some(input) = inbox.completions.recv() => input,
-            Some(input) = inbox.requests.recv(), if open => input,
-            () = sleep_until(deadline) => ports.tick(),
+            Some(urgent) = inbox.urgent.recv() => admit_urgent(ports, urgent),
+            Some(request) = inbox.requests.recv(), if open => ports.admit(request),
+            () = sleep_until(deadline) => Some(ports.tick()),
         };
-        machine.handle(clock.now(), first);
-        for _ in 1..BURST {
-            let input = match inbox.completions.try_recv() {
-                Ok(input) => input,
+        let mut next = first;
+        for _ in 0..BURST {
+            if let Some(input) = next.take() {
+                machine.handle(clock.now(), input);
+            }
+            next = match inbox.urgent.try_recv() {
+                Ok(urgent) => admit_urgent(ports, urgent),
                 Err(_) if ports.accepts_requests(machine) => match inbox.requests.try_recv() {
-                    Ok(input) => input,
+                    Ok(request) => ports.admit(request),
                     Err(_) => break,
                 },
                 Err(_) => break,
             };
+        }
+        // The burst may end with an input in hand.
+        if let Some(input) = next {
             machine.handle(clock.now(), input);
         }
+    }
+}
+
+fn admit_urgent<M: Machine, P: Ports<M>>(ports: &mut P, urgent: Urgent<M::Input, P::Request>) -> Option<M::Input> {
+    match urgent {
+        Urgent::Input(input) => Some(input),
+        Urgent::Request(request) => ports.admit(request),
     }
 }
 
@@ -154,6 +199,12 @@ mod tests {
     }
 
     impl Ports<Echo> for Recorder {
+        type Request = u32;
+
+        fn admit(&mut self, request: u32) -> Option<u32> {
+            Some(request)
+        }
+
         fn execute(&mut self, effect: u32) -> ControlFlow<u8> {
             self.seen.push(effect);
             self.open |= effect == 7;
@@ -173,8 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn completions_go_before_requests_and_requests_wait_until_they_are_wanted() {
-        let (sender, mut inbox) = inbox();
-        assert!(sender.request(0).await);
+        let (sender, mut inbox) = inbox::<u32, u32>();
+        sender.request(0).await.unwrap();
         sender.complete(7);
         sender.complete(8);
         let mut ports = Recorder { seen: Vec::new(), open: false };
@@ -185,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deadline_becomes_a_tick() {
-        let (sender, mut inbox) = inbox();
+        let (sender, mut inbox) = inbox::<u32, u32>();
         let mut ports = Recorder { seen: Vec::new(), open: true };
         let mut machine = Echo::default();
         let run = drive(&mut machine, &mut ports, &mut inbox, Clock::start());

@@ -8,12 +8,12 @@ const QUESTIONS: usize = 64;
 
 /// Asks for a status of type `T` of a machine with inputs of type `I`.
 #[derive(Debug)]
-pub struct Asker<I, T> {
+pub struct Asker<I, R, T> {
     questions: mpsc::Sender<oneshot::Sender<T>>,
-    wake: Sender<I>,
+    wake: Sender<I, R>,
 }
 
-impl<I, T> Clone for Asker<I, T> {
+impl<I, R, T> Clone for Asker<I, R, T> {
     fn clone(&self) -> Self {
         Self { questions: self.questions.clone(), wake: self.wake.clone() }
     }
@@ -27,12 +27,12 @@ pub struct Answerer<T> {
 
 /// A pair; `wake` reaches the driver whose ports hold the [`Answerer`].
 #[must_use]
-pub fn channel<I, T>(wake: Sender<I>) -> (Asker<I, T>, Answerer<T>) {
+pub fn channel<I, R, T>(wake: Sender<I, R>) -> (Asker<I, R, T>, Answerer<T>) {
     let (questions, rx) = mpsc::channel(QUESTIONS);
     (Asker { questions, wake }, Answerer { questions: rx })
 }
 
-impl<I, T> Asker<I, T> {
+impl<I, R, T> Asker<I, R, T> {
     /// The status now; `None` when the driver has ended. `tick` is the machine's tick, which changes nothing.
     pub async fn ask(&self, tick: I) -> Option<T> {
         let (answer, answered) = oneshot::channel();
