@@ -40,6 +40,7 @@ impl ActionType {
     pub const ALTER_STATS_OPTIONS: Self = Self(58);
     pub const NOCACHE_TABLE: Self = Self(59);
     pub const CREATE_TABLES: Self = Self(60);
+    pub const MULTI_SCHEMA_CHANGE: Self = Self(61);
     pub const FLASHBACK_CLUSTER: Self = Self(62);
     /// FLASHBACK DATABASE.
     pub const RECOVER_SCHEMA: Self = Self(63);

@@ -30,12 +30,12 @@ impl Definitions {
         }
     }
 
-    /// The latest definition at or below `version`, else the earliest known one.
+    /// The latest definition at or below `version`, else the earliest known one; and the version that made it.
     #[must_use]
-    pub fn at(&self, table: i64, version: SchemaVersion) -> Option<&Arc<TableInfo>> {
+    pub fn at(&self, table: i64, version: SchemaVersion) -> Option<(SchemaVersion, &Arc<TableInfo>)> {
         let versions = self.tables.get(&table)?;
         let newest = JobKey { version, job: i64::MAX };
-        versions.range(..=newest).next_back().or_else(|| versions.iter().next()).map(|(_, info)| info)
+        versions.range(..=newest).next_back().or_else(|| versions.iter().next()).map(|(key, info)| (key.version, info))
     }
 
     fn before(&self, table: i64, key: JobKey) -> Option<&Arc<TableInfo>> {

@@ -4,13 +4,14 @@
 //! * Names and existence come from the view, which moves only at a DDL's place in commit order.
 //! * A job that never shows up as a DDL binlog (binlog was switched on later) is applied before the first transaction that
 //!   knew it: schema version V >= the job's version means that the DDL had committed before that transaction did, so its
-//!   binlog, had there been one, would have come first.
+//!   binlog, had there been one, would have come first. Multi-schema changes are the exception: their last version is
+//!   visible before the transaction that carries their binlog (seen in captures), so they also have to have finished.
 //!
 //! Called by the translator only.
 
 use super::definitions::Definitions;
 use super::history::{History, JobKey, took_effect};
-use super::model::{Job, TableInfo};
+use super::model::{ActionType, Job, TableInfo};
 use super::view::{Effect, View};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, SchemaVersion};
@@ -72,19 +73,25 @@ impl Tracker {
     }
 
     /// Before a transaction of schema version `version`: applies what it knew and no binlog told.
-    pub fn reach(&mut self, version: SchemaVersion) {
-        while let Some(entry) = self.pending.first_entry() {
-            if entry.key().version > version {
-                return;
+    pub fn reach(&mut self, version: SchemaVersion, commit_ts: CommitTs) {
+        self.catch_up(JobKey { version, job: i64::MAX }, commit_ts);
+    }
+
+    fn catch_up(&mut self, upto: JobKey, commit_ts: CommitTs) {
+        let due = |job: &Job| {
+            job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw()
+        };
+        let keys: Vec<JobKey> = self.pending.range(..=upto).filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(job) = self.pending.remove(&key) {
+                self.view.apply(&job);
+                self.version = self.version.max(key.version);
             }
-            let (key, job) = entry.remove_entry();
-            self.view.apply(&job);
-            self.version = self.version.max(key.version);
         }
     }
 
     /// A DDL at its place in commit order. `None`: the job never took effect.
-    pub fn apply(&mut self, job: Job) -> Option<Applied> {
+    pub fn apply(&mut self, commit_ts: CommitTs, job: Job) -> Option<Applied> {
         if !took_effect(&job) {
             return None;
         }
@@ -99,14 +106,7 @@ impl Tracker {
             }
         };
         // What lies before it in version order and had no binlog was there when it ran.
-        let earlier = JobKey { version: key.version, job: i64::MIN };
-        while let Some(entry) = self.pending.first_entry() {
-            if *entry.key() >= earlier {
-                break;
-            }
-            let (_, job) = entry.remove_entry();
-            self.view.apply(&job);
-        }
+        self.catch_up(JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX }, commit_ts);
         let schema_before = self.view.schema(job.schema_id).map(str::to_owned);
         let first_time = self.pending.remove(&key).is_some();
         let effect = if first_time { self.view.apply(&job) } else { self.view.describe(&job) };
@@ -125,7 +125,7 @@ impl Tracker {
 
     /// The definition for a row of a transaction with this schema version.
     #[must_use]
-    pub fn definition(&self, table: i64, version: SchemaVersion) -> Option<&Arc<TableInfo>> {
+    pub fn definition(&self, table: i64, version: SchemaVersion) -> Option<(SchemaVersion, &Arc<TableInfo>)> {
         self.definitions.at(table, version)
     }
 

@@ -9,6 +9,7 @@ use super::definitions::Exchange;
 use super::history::{is_system_table, mysql_schema, recovered_tables};
 use super::model::{ActionType, DbInfo, Job, TableInfo};
 use super::text;
+use crate::ids::SchemaVersion;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct TableName {
 pub struct TableEntry {
     pub schema_id: i64,
     pub info: Arc<TableInfo>,
+    /// Version of the job that gave it this definition.
+    pub version: SchemaVersion,
 }
 
 /// What one job changed.
@@ -55,6 +58,8 @@ pub struct View {
     gone: BTreeSet<i64>,
     /// What DROP DATABASE took along, for FLASHBACK DATABASE, which may not name the tables.
     dropped_schemas: BTreeMap<i64, Vec<TableEntry>>,
+    /// Version of the job that is being applied.
+    applying: SchemaVersion,
 }
 
 impl Default for View {
@@ -65,6 +70,7 @@ impl Default for View {
             names: BTreeMap::new(),
             gone: BTreeSet::new(),
             dropped_schemas: BTreeMap::new(),
+            applying: SchemaVersion::default(),
         };
         view.put_schema(&mysql_schema());
         view
@@ -97,6 +103,7 @@ impl View {
 
     /// Applies a job that took effect.
     pub fn apply(&mut self, job: &Job) -> Effect {
+        self.applying = job.version();
         match job.action {
             ActionType::CREATE_SCHEMA | ActionType::MODIFY_SCHEMA_CHARSET | ActionType::MODIFY_SCHEMA_PLACEMENT => {
                 let Some(db) = &job.binlog.db_info else { return Effect::Nothing };
@@ -180,7 +187,7 @@ impl View {
         let info = Arc::new(info.clone());
         self.gone.remove(&info.id);
         self.names.insert(key, info.id);
-        self.tables.insert(info.id, TableEntry { schema_id, info: Arc::clone(&info) });
+        self.tables.insert(info.id, TableEntry { schema_id, info: Arc::clone(&info), version: self.applying });
         let after = self.name(info.id).map(|name| (info.id, name));
         TableMove { before, after, info: Some(info) }
     }
