@@ -2,3 +2,4 @@
 
 pub mod item;
 pub mod peek;
+pub mod wire;
