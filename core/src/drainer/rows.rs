@@ -11,11 +11,10 @@
 //!   refuses the row and an operator decides: leaving it out would lose it.
 
 use crate::codec::datum::Datum;
-use crate::codec::mutation::{Change as Bytes, changes};
+use crate::codec::mutation::{self, Mutation};
 use crate::codec::row::{self, RowImage};
 use crate::codec::{CodecError, default, value};
 use crate::ids::SchemaVersion;
-use crate::proto::binlog::TableMutation;
 use crate::schema::model::{ColumnInfo, FieldType, IndexInfo, SchemaState, TableInfo};
 use crate::schema::view::{TableEntry, TableName};
 use crate::sink::change::{Change, RowChange, RowValues, ShapeColumn, TableShape};
@@ -42,8 +41,10 @@ struct Source {
 
 #[derive(Debug)]
 enum Missing {
-    /// Fill inserted rows with the value that TiDB shows for a row that lacks the column.
+    /// The column is public at the transaction's version: fill inserted rows with what TiDB left out.
     Fill(Box<ColumnInfo>),
+    /// It became public later: fill inserted rows with what TiDB shows for rows that are older than the column.
+    FillLater(Box<ColumnInfo>),
     /// Leave it out, also when the value is the one that the DDL will fill in.
     Ahead(Box<ColumnInfo>),
     /// Not written anyway.
@@ -75,8 +76,10 @@ impl RowPlan {
             used.extend(candidates.iter().map(|c| c.id));
             let written = !column.is_generated();
             let missing = if written {
-                let theirs = definition.cols.iter().find(|c| c.id == column.id);
-                Missing::Fill(Box::new(theirs.unwrap_or(column).clone()))
+                match definition.cols.iter().find(|c| c.id == column.id && c.is_public()) {
+                    Some(theirs) => Missing::Fill(Box::new(theirs.clone())),
+                    None => Missing::FillLater(Box::new(column.clone())),
+                }
             } else {
                 Missing::LeaveOut
             };
@@ -112,26 +115,34 @@ impl RowPlan {
         &self.shape
     }
 
-    /// The changes of one mutation in their order.
-    pub fn translate(&self, mutation: &TableMutation) -> Result<Vec<RowChange>, CodecError> {
-        changes(mutation).map(|change| self.change(change?)).collect()
+    /// The changes of one mutation, in their order, at the end of `into`.
+    pub fn translate(&self, mutation: &Mutation<'_>, into: &mut Vec<RowChange>) -> Result<(), CodecError> {
+        for row in mutation.rows() {
+            let change = self.change(row?)?;
+            into.push(RowChange { shape: Arc::clone(&self.shape), change });
+        }
+        Ok(())
     }
 
-    fn change(&self, bytes: Bytes<'_>) -> Result<RowChange, CodecError> {
-        let change = match bytes {
-            Bytes::Insert(row) => Change::Insert { new: self.inserted(&row::decode_insert(row, &self.decode)?)? },
-            Bytes::Update(row) => {
+    fn change(&self, bytes: mutation::RowChange<'_>) -> Result<Change, CodecError> {
+        Ok(match bytes {
+            mutation::RowChange::Insert(row) => {
+                Change::Insert { new: self.inserted(&row::decode_insert(row, &self.decode)?)? }
+            }
+            mutation::RowChange::Update(row) => {
                 let (old, new) = row::decode_update(row, &self.decode)?;
                 Change::Update { old: self.carried(&old)?, new: self.carried(&new)? }
             }
-            Bytes::Delete(row) => Change::Delete { old: self.carried(&row::decode_delete(row, &self.decode)?)? },
-        };
-        Ok(RowChange { shape: Arc::clone(&self.shape), change })
+            mutation::RowChange::Delete(row) => {
+                Change::Delete { old: self.carried(&row::decode_delete(row, &self.decode)?)? }
+            }
+        })
     }
 
     fn inserted(&self, image: &RowImage<'_>) -> Result<RowValues, CodecError> {
         let values = self.sources.iter().map(|source| match (source.value(image)?, &source.missing) {
-            (None, Missing::Fill(column)) => shown_when_missing(column).map(Some),
+            (None, Missing::Fill(column)) => left_out(column).map(Some),
+            (None, Missing::FillLater(column)) => default::missing(column, column).map(Some),
             (value, _) => Ok(value),
         });
         values.collect()
@@ -150,16 +161,15 @@ impl Source {
         let value = value::to_sql(datum, column)?;
         match &self.missing {
             Missing::Ahead(column) if default::missing(column, column)? == value => Ok(None),
-            Missing::Ahead(_) | Missing::Fill(_) | Missing::LeaveOut => Ok(Some(value)),
+            Missing::Ahead(_) | Missing::Fill(_) | Missing::FillLater(_) | Missing::LeaveOut => Ok(Some(value)),
         }
     }
 }
 
-/// TiDB leaves a column out of an inserted row when its value and its default are NULL, and before the column could be
-/// written; a column with a default that the row lacks shows its origin default.
-fn shown_when_missing(column: &ColumnInfo) -> Result<SqlValue, CodecError> {
-    let null_default = column.default.is_null() && column.default_bit.is_none();
-    if column.is_public() && null_default && column.field_type.is_nullable() && column.origin_default.is_null() {
+/// TiDB leaves a column out of an inserted row when its value and its default are NULL (spec codec 2.2), whatever the
+/// origin default once was; otherwise because the column is being dropped, and then it shows the origin default.
+fn left_out(column: &ColumnInfo) -> Result<SqlValue, CodecError> {
+    if column.default.is_null() && column.default_bit.is_none() && column.field_type.is_nullable() {
         return Ok(SqlValue::Null);
     }
     default::missing(column, column)

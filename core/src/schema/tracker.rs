@@ -28,6 +28,8 @@ pub struct Tracker {
     pending: BTreeMap<JobKey, Arc<Job>>,
     /// Largest version that the view holds.
     version: SchemaVersion,
+    /// Rises whenever the view may have changed.
+    epoch: u64,
 }
 
 /// Where a DDL stands once it was applied.
@@ -54,6 +56,7 @@ impl Tracker {
     /// checkpoint, or an initial timestamp) those that had finished by then; none at 0.
     pub fn start_at(&mut self, checkpoint: CommitTs, version: SchemaVersion) {
         self.view = View::default();
+        self.epoch += 1;
         self.pending.clear();
         self.version = SchemaVersion::default();
         for (key, job) in self.history.iter() {
@@ -84,6 +87,7 @@ impl Tracker {
         let keys: Vec<JobKey> = self.pending.range(..=upto).filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(job) = self.pending.remove(&key) {
+                self.epoch += 1;
                 self.view.apply(&job);
                 self.version = self.version.max(key.version);
             }
@@ -108,6 +112,7 @@ impl Tracker {
         // What lies before it in version order and had no binlog was there when it ran.
         self.catch_up(JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX }, commit_ts);
         let schema_before = self.view.schema(job.schema_id).map(str::to_owned);
+        self.epoch += 1;
         let first_time = self.pending.remove(&key).is_some();
         let effect = if first_time { self.view.apply(&job) } else { self.view.describe(&job) };
         self.version = self.version.max(key.version);
@@ -116,6 +121,12 @@ impl Tracker {
             .or_else(|| job.binlog.db_info.as_ref().map(|db| db.db_name.original.clone()))
             .or_else(|| Some(job.schema_name.clone()).filter(|name| !name.is_empty()));
         Some(Applied { effect, schema })
+    }
+
+    /// What was derived from the view holds while this does not change.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     #[must_use]

@@ -101,6 +101,13 @@ impl View {
         Some(TableName { schema, table: entry.info.name.original.clone() })
     }
 
+    /// Ids of the tables of a database.
+    #[must_use]
+    pub fn tables_in(&self, schema: &str) -> Vec<i64> {
+        let id = self.schema_id(schema);
+        self.tables.iter().filter(|(_, t)| Some(t.schema_id) == id).map(|(table, _)| *table).collect()
+    }
+
     /// Applies a job that took effect.
     pub fn apply(&mut self, job: &Job) -> Effect {
         self.applying = job.version();
