@@ -191,7 +191,10 @@ impl Capture {
         if !exists(&path) {
             return Ok(Vec::new());
         }
-        read_lines::<Line>(&path)?.into_iter().map(|line| Ok((hex(&line.k)?, BASE64_STANDARD.decode(line.v)?))).collect()
+        read_lines::<Line>(&path)?
+            .into_iter()
+            .map(|line| Ok((hex(&line.k)?, BASE64_STANDARD.decode(line.v)?)))
+            .collect()
     }
 
     /// What the original's Pumps served from position 0, per Pump.
@@ -293,7 +296,8 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
         return Ok(Box::new(BufReader::new(file.take(MAX_FILE))));
     }
     let gz = packed(path);
-    let file = File::open(&gz).with_context(|| format!("neither {} nor {} can be opened", path.display(), gz.display()))?;
+    let file =
+        File::open(&gz).with_context(|| format!("neither {} nor {} can be opened", path.display(), gz.display()))?;
     Ok(Box::new(BufReader::new(MultiGzDecoder::new(file).take(MAX_FILE))))
 }
 

@@ -23,7 +23,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let mode = shared.tso().mode();
-    Json(json!({"cluster_id": shared.cluster_id().to_string(), "pd": shared.pd_url, "tikv": shared.tikv_addr, "tso": mode}))
+    Json(
+        json!({"cluster_id": shared.cluster_id().to_string(), "pd": shared.pd_url, "tikv": shared.tikv_addr, "tso": mode}),
+    )
 }
 
 async fn tso(State(shared): State<Arc<Shared>>, Path(action): Path<String>) -> Reply {

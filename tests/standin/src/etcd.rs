@@ -32,7 +32,8 @@ impl PrivateEtcd {
     /// Starts etcd with its data and log below `work_dir`; `advertise` is PD's URL.
     pub async fn start(advertise: &str, work_dir: Option<&Path>) -> Result<Self> {
         require("etcd", "etcd-server")?;
-        let temp = if work_dir.is_none() { Some(TempDir::new().context("a temporary directory for etcd")?) } else { None };
+        let temp =
+            if work_dir.is_none() { Some(TempDir::new().context("a temporary directory for etcd")?) } else { None };
         let dir = work_dir.or(temp.as_ref().map(TempDir::path)).context("no directory for etcd")?.to_path_buf();
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let mut attempt = 1;

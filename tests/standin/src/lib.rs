@@ -171,7 +171,9 @@ impl Drop for Standin {
 
 async fn bind(port: u16) -> Result<TcpListener> {
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
-    TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}: is another process using the port?"))
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}: is another process using the port?"))
 }
 
 fn report<E: std::fmt::Display>(what: &str, result: Result<(), E>) {

@@ -6,9 +6,9 @@ use binlog_core::proto::metapb::{Cluster, Store};
 use binlog_core::proto::pdpb::{
     Error, ErrorType, GetAllStoresRequest, GetAllStoresResponse, GetClusterConfigRequest, GetClusterConfigResponse,
     GetGcSafePointRequest, GetGcSafePointResponse, GetMembersRequest, GetMembersResponse, GetRegionRequest,
-    GetRegionResponse, GetStoreRequest, GetStoreResponse, Member, Region, RequestHeader, ResponseHeader, ScanRegionsRequest,
-    ScanRegionsResponse, StoreStats, Timestamp, TsoRequest, TsoResponse, UpdateServiceGcSafePointRequest,
-    UpdateServiceGcSafePointResponse,
+    GetRegionResponse, GetStoreRequest, GetStoreResponse, Member, Region, RequestHeader, ResponseHeader,
+    ScanRegionsRequest, ScanRegionsResponse, StoreStats, Timestamp, TsoRequest, TsoResponse,
+    UpdateServiceGcSafePointRequest, UpdateServiceGcSafePointResponse,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -79,8 +79,10 @@ impl Pd for PdService {
             if request.count == 0 {
                 return Err(Status::unknown("tso count should be positive"));
             }
-            let (physical, logical) =
-                shared.tso().get(request.count).ok_or_else(|| Status::unavailable("the clock is stopped for a feed"))?;
+            let (physical, logical) = shared
+                .tso()
+                .get(request.count)
+                .ok_or_else(|| Status::unavailable("the clock is stopped for a feed"))?;
             Ok(TsoResponse {
                 header: Some(ResponseHeader { cluster_id: shared.cluster_id(), error: None }),
                 count: request.count,
@@ -132,7 +134,10 @@ impl Pd for PdService {
         Ok(Response::new(GetRegionResponse { header: self.header(), region, leader, ..Default::default() }))
     }
 
-    async fn scan_regions(&self, request: Request<ScanRegionsRequest>) -> Result<Response<ScanRegionsResponse>, Status> {
+    async fn scan_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Result<Response<ScanRegionsResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
         let limit = usize::try_from(request.limit).ok().filter(|&n| n > 0).unwrap_or(MAX_REGIONS);

@@ -28,7 +28,11 @@ pub struct Process {
 impl Process {
     /// Starts `command`; its stdout and stderr are appended to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -62,7 +66,12 @@ impl Process {
     }
 
     /// Polls `probe` until it says yes; fails when the process dies or the time is over.
-    pub async fn wait_until(&mut self, what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> bool) -> Result<()> {
+    pub async fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut probe: impl AsyncFnMut() -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             self.check()?;
@@ -197,7 +206,9 @@ mod tests {
     fn answers_are_parsed() {
         let plain = parse_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
         assert_eq!(plain, (200, "hi".into()));
-        let chunked = parse_answer(b"HTTP/1.1 404 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n").unwrap();
+        let chunked =
+            parse_answer(b"HTTP/1.1 404 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+                .unwrap();
         assert_eq!(chunked, (404, "abc".into()));
         assert!(parse_answer(b"garbage").is_err());
     }
@@ -208,7 +219,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo the reason; exit 3"]);
         let mut process = Process::start("child", &mut command, &dir.path().join("log")).unwrap();
-        let error = process.wait_until("is ready", Duration::from_secs(30), async || false).await.unwrap_err().to_string();
+        let error =
+            process.wait_until("is ready", Duration::from_secs(30), async || false).await.unwrap_err().to_string();
         assert!(error.contains("exit code 3") && error.contains("the reason"), "{error}");
     }
 

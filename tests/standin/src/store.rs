@@ -4,7 +4,8 @@
 //! any version. *Evidence* are writes without a value: what became of the transactions of the capture.
 
 use binlog_core::proto::kvrpcpb::{
-    Action, CheckTxnStatusResponse, KeyError, KvPair, LockInfo, MvccInfo, MvccLock, MvccValue, MvccWrite, Op, TxnNotFound,
+    Action, CheckTxnStatusResponse, KeyError, KvPair, LockInfo, MvccInfo, MvccLock, MvccValue, MvccWrite, Op,
+    TxnNotFound,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -107,7 +108,11 @@ impl Store {
             }
         };
         let limit = limit.min(MAX_SCAN) as usize;
-        if reverse { range.rev().filter_map(pair).take(limit).collect() } else { range.filter_map(pair).take(limit).collect() }
+        if reverse {
+            range.rev().filter_map(pair).take(limit).collect()
+        } else {
+            range.filter_map(pair).take(limit).collect()
+        }
     }
 
     /// The history of a key, newest first.
@@ -222,10 +227,10 @@ mod tests {
         store.add_evidence(b"mDB".to_vec(), 11, None);
         assert_eq!(store.get(b"mDB", 5).unwrap().unwrap(), "v", "the end state answers every version");
         let info = store.mvcc(b"mDB");
-        assert_eq!(info.writes.iter().map(|w| (w.r#type, w.start_ts, w.commit_ts)).collect::<Vec<_>>(), [
-            (Op::Put as i32, 10, 20),
-            (Op::Rollback as i32, 11, 11)
-        ]);
+        assert_eq!(
+            info.writes.iter().map(|w| (w.r#type, w.start_ts, w.commit_ts)).collect::<Vec<_>>(),
+            [(Op::Put as i32, 10, 20), (Op::Rollback as i32, 11, 11)]
+        );
         assert_eq!(store.check_txn_status(b"mDB", 10, 30, true).commit_version, 20);
         assert_eq!(store.check_txn_status(b"mDB", 11, 30, true), CheckTxnStatusResponse::default());
     }
@@ -237,7 +242,8 @@ mod tests {
             store.put_snapshot(key.into(), b"1".to_vec());
         }
         store.add_evidence(b"bb".to_vec(), 1, Some(2));
-        let keys = |pairs: Vec<KvPair>| pairs.iter().map(|p| String::from_utf8(p.key.to_vec()).unwrap()).collect::<String>();
+        let keys =
+            |pairs: Vec<KvPair>| pairs.iter().map(|p| String::from_utf8(p.key.to_vec()).unwrap()).collect::<String>();
         assert_eq!(keys(store.scan(b"b", Some(b"d"), 9, 9, false)), "bc", "a key with evidence only has no value");
         assert_eq!(keys(store.scan(b"a", None, 3, 9, false)), "abc");
         assert_eq!(keys(store.scan(b"a", None, 3, 9, true)), "dcb");

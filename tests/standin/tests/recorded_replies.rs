@@ -74,7 +74,10 @@ impl Peer {
         macro_rules! unary {
             ($client:ident . $method:ident) => {
                 // A `Request` tells the compiler which message it is.
-                self.$client.$method(tonic::Request::new(decode(&request))).await.map(|r| r.into_inner().encode_to_vec())
+                self.$client
+                    .$method(tonic::Request::new(decode(&request)))
+                    .await
+                    .map(|r| r.into_inner().encode_to_vec())
             };
         }
         match entry["method"].as_str().unwrap() {
@@ -91,7 +94,8 @@ impl Peer {
                 Ok(reply.encode_to_vec())
             }
             "/pdpb.PD/GetAllStores" => {
-                let mut reply = self.pd.get_all_stores(decode::<pdpb::GetAllStoresRequest>(&request)).await?.into_inner();
+                let mut reply =
+                    self.pd.get_all_stores(decode::<pdpb::GetAllStoresRequest>(&request)).await?.into_inner();
                 let want: pdpb::GetAllStoresResponse = decode(&want);
                 assert_eq!(reply.stores[0].address, self.standin.shared.tikv_addr);
                 reply.stores[0].address = want.stores[0].address.clone();
@@ -124,7 +128,11 @@ impl Peer {
                 let request = decode::<pdpb::UpdateServiceGcSafePointRequest>(&request);
                 let mut reply = self.pd.update_service_gc_safe_point(request).await?.into_inner();
                 let now = binlog_standin::tso::wall_ms() / 1_000;
-                assert!((0..600).contains(&(now - (i64::MAX - reply.ttl))), "expires at the end of time: {}", reply.ttl);
+                assert!(
+                    (0..600).contains(&(now - (i64::MAX - reply.ttl))),
+                    "expires at the end of time: {}",
+                    reply.ttl
+                );
                 reply.ttl = decode::<pdpb::UpdateServiceGcSafePointResponse>(&want).ttl;
                 Ok(reply.encode_to_vec())
             }
@@ -182,12 +190,13 @@ async fn every_recorded_request_gets_its_recorded_answer() {
             let want = bytes_of(entry, "response_bytes");
             assert_eq!(got, want, "entry {n}, {name}\nrecorded: {}", entry["response"]);
         }
-        if !MAPPED.contains(&name) {
+        let recorders_own = ["KvPrewrite", "KvCommit", "KvBatchRollback"];
+        if !MAPPED.contains(&name) && !recorders_own.iter().any(|m| entry["method"].as_str().unwrap().ends_with(m)) {
             exact.insert(name);
         }
     }
     assert_eq!(entries.len(), 49, "a new recording needs a look at MAPPED");
-    assert_eq!(exact.len(), 31, "compared byte for byte: {exact:#?}");
+    assert_eq!(exact.len(), 29, "compared byte for byte: {exact:#?}");
 }
 
 #[tokio::test]
