@@ -1,0 +1,206 @@
+//! One TCP port for gRPC and HTTP/1 (spec pump 1.1): looks at the first bytes of a connection and serves HTTP/2 (prior
+//! knowledge) or HTTP/1 on it; within HTTP/2 the content type decides between the gRPC services and the HTTP router.
+//!
+//! Keeps true: a connection that does not say what it is within 10 s is closed; shutting down lets calls that are under way end
+//! for at most 10 s. Plaintext only; TLS will wrap the accepted stream in [`connection`] before anything is read.
+
+use crate::transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode, Version, header};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use std::future::Future;
+use std::io::{self, Cursor};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tonic::service::Routes;
+use tower::ServiceExt;
+
+/// A client must say within this what it speaks, and an HTTP/1 client must have sent its headers.
+pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
+/// What calls under way get when the server stops; then their connections are cut.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// Connections at a time; more wait in the kernel's backlog. Well below the usual limit of open files.
+const MAX_CONNECTIONS: usize = 4096;
+/// Streams of one HTTP/2 connection. A TiDB writes from all its sessions over one connection.
+const MAX_STREAMS: u32 = 100_000;
+/// After accept failed (no file descriptors left, for one): trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How an HTTP/2 client begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves until `shutdown` is ready, then stops accepting and lets what is under way end within [`GRACE`]. Streams without an
+/// end (PullBinlogs) must be ended by their owner before or meanwhile.
+pub async fn serve(listener: TcpListener, grpc: Routes, http: Router, shutdown: impl Future<Output = ()>) {
+    let routers = Arc::new(Routers { grpc: grpc.prepare().into_axum_router(), http });
+    let graceful = GracefulShutdown::new();
+    let (cut, cut_all) = tokio::sync::watch::channel(());
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let (routers, watcher, mut cut_all) = (Arc::clone(&routers), graceful.watcher(), cut_all.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        served = connection(stream, routers, watcher) => {
+                            if let Err(e) = served {
+                                tracing::debug!("connection ended: {e}");
+                            }
+                        }
+                        _ = cut_all.changed() => {}
+                    }
+                    drop(slot);
+                });
+            }
+            Err(e) => {
+                tracing::warn!("accept failed: {e}; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("calls were still under way {} s after the server stopped: cut", GRACE.as_secs());
+    }
+    drop(cut);
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+struct Routers {
+    grpc: Router,
+    http: Router,
+}
+
+async fn connection(stream: TcpStream, routers: Arc<Routers>, watcher: Watcher) -> Result<(), hyper::Error> {
+    let _ = stream.set_nodelay(true);
+    let (mut reader, writer) = stream.into_split();
+    let Ok(Ok((head, is_http2))) = tokio::time::timeout(SNIFF_TIMEOUT, sniff(&mut reader)).await else {
+        return Ok(());
+    };
+    let io = TokioIo::new(tokio::io::join(Cursor::new(head).chain(reader), writer));
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let router = routers.pick(request.version(), request.headers());
+        let request = request.map(Body::new);
+        async move {
+            match router {
+                Ok(router) => router.oneshot(request).await,
+                Err(code) => {
+                    let mut refusal = http::Response::new(Body::empty());
+                    *refusal.status_mut() = code;
+                    Ok(refusal)
+                }
+            }
+        }
+    });
+    if is_http2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS);
+        watcher.watch(builder.serve_connection(io, service)).await
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(SNIFF_TIMEOUT);
+        watcher.watch(builder.serve_connection(io, service)).await
+    }
+}
+
+impl Routers {
+    /// gRPC is HTTP/2 with one of the two content types that the original accepts.
+    fn pick(&self, version: Version, headers: &HeaderMap) -> Result<Router, StatusCode> {
+        let content_type = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+        match content_type {
+            b"application/grpc" | b"application/grpc+proto" if version == Version::HTTP_2 => Ok(self.grpc.clone()),
+            other if other.starts_with(b"application/grpc") => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            _ => Ok(self.http.clone()),
+        }
+    }
+}
+
+/// Reads until it is clear whether the peer speaks HTTP/2; what was read must be served first.
+async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Vec<u8>, bool)> {
+    let mut head = Vec::with_capacity(PREFACE.len());
+    loop {
+        let mut room = [0; PREFACE.len()];
+        let want = PREFACE.len().saturating_sub(head.len());
+        let Some(room) = room.get_mut(..want) else { return Ok((head, false)) };
+        match stream.read(room).await? {
+            0 => return Ok((head, false)),
+            n => head.extend(room.iter().take(n)),
+        }
+        if !PREFACE.starts_with(&head) {
+            return Ok((head, false));
+        }
+        if head.len() == PREFACE.len() {
+            return Ok((head, true));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sniffing() {
+        for (sent, http2) in [
+            (PREFACE, true),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore", true),
+            (b"GET / HTTP/1.1\r\n\r\n", false),
+            (b"PUT /state HTTP/1.1\r\n\r\n", false),
+            (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", false),
+            (b"PRI", false),
+            (b"", false),
+        ] {
+            // Byte by byte and all at once.
+            for step in [1, sent.len().max(1)] {
+                let mut stream = PartsReader(sent.chunks(step).map(bytes::Bytes::copy_from_slice).collect());
+                let (head, got) = sniff(&mut stream).await.unwrap();
+                assert_eq!(got, http2, "{sent:?}");
+                assert!(sent.starts_with(&head));
+                assert!(head.len() <= PREFACE.len());
+            }
+        }
+    }
+
+    struct PartsReader(std::collections::VecDeque<bytes::Bytes>);
+
+    impl AsyncRead for PartsReader {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            if let Some(front) = self.0.front_mut() {
+                let part = front.split_to(front.len().min(buf.remaining()));
+                buf.put_slice(&part);
+                if front.is_empty() {
+                    self.0.pop_front();
+                }
+            }
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+}
