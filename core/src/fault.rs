@@ -73,6 +73,9 @@ pub enum Fault {
     /// The downstream's checkpoint contradicts what this process wrote.
     #[error("checkpoint: {0}")]
     Checkpoint(String),
+    /// The downstream does not let us work, and no retry helps: access denied, an unknown form of the checkpoint.
+    #[error("downstream: {0}")]
+    Sink(String),
     /// Schema history contradicts the stream.
     #[error("schema: {0}")]
     Schema(String),

@@ -1,1 +1,17 @@
+//! What every process shares: the driver loop around a machine, command line and configuration file, logs, signals.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
+pub mod args;
+pub mod clock;
+pub mod driver;
+pub mod host;
+pub mod logs;
+pub mod signals;
+pub mod status;
+pub mod version;

@@ -24,7 +24,9 @@ pub enum Effect {
     /// Read one job of the DDL history at a fresh snapshot.
     FetchJob { op: OpId, job_id: i64 },
     /// Start pulling from a Pump: everything above `last`. Items come as `Input::SourceItem`, the end as
-    /// `Input::SourceClosed`. `credit`: bytes that may be handed in before more is granted.
+    /// `Input::SourceClosed`. `credit`: bytes of payload that may be handed in before more is granted: an item may come
+    /// while the balance is above zero, and its length is taken from the balance, which may fall below zero by one item
+    /// (so an item larger than all credit still passes).
     OpenSource { source: SourceId, pump: NodeId, addr: String, last: CommitTs, credit: u64 },
     /// Grant `bytes` more.
     SourceCredit { source: SourceId, bytes: u64 },

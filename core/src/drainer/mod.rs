@@ -1,5 +1,25 @@
 //! The Drainer's machine (design 4).
 
+mod apply;
+mod checkpoint;
+pub mod config;
+mod ddl;
 pub mod effect;
+mod heartbeat;
 pub mod input;
+mod item;
+mod life;
+pub mod machine;
+mod membership;
+mod merge;
+mod out;
+mod pause;
+mod retry;
+mod sinkflight;
+mod source;
+pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod translate;
+pub mod translation;
+mod window;

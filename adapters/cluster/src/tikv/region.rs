@@ -28,12 +28,7 @@ impl Cached {
     }
 
     pub fn context(&self) -> kvrpcpb::Context {
-        kvrpcpb::Context {
-            region_id: self.id,
-            region_epoch: self.epoch,
-            peer: Some(self.peer),
-            ..Default::default()
-        }
+        kvrpcpb::Context { region_id: self.id, region_epoch: self.epoch, peer: Some(self.peer), ..Default::default() }
     }
 
     fn contains(&self, encoded: &[u8]) -> bool {

@@ -1,0 +1,225 @@
+//! Command line, environment and configuration file into [`Settings`] (spec pump 6.1, drainer 8.1).
+//!
+//! Long flags take one or two dashes, `-flag value` or `-flag=value`; a boolean needs `=` to be switched off; a positional argument
+//! is an error.
+
+use binlog_core::config::settings::{ConfigError, Key, Kind, Origin, Settings};
+use clap::builder::{OsStringValueParser, ValueParser};
+use clap::{Arg, ArgAction, Command};
+use std::ffi::OsString;
+use std::path::Path;
+
+/// How a process is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    pub name: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+    /// Prefix of its environment variables, e.g. `PUMP_`.
+    pub env_prefix: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    Run(Settings),
+    /// Print this on standard output and exit with 0.
+    Print(String),
+}
+
+/// Why the process does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A bad flag: usage on standard error, exit code 2.
+    Usage(String),
+    /// A bad value: exit code 1.
+    Config(ConfigError),
+}
+
+/// Reads everything; `env` looks up an environment variable.
+pub fn parse(
+    program: Program,
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Invocation, StartError> {
+    let mut args = args.into_iter();
+    let program_name = args.next().unwrap_or_else(|| program.name.into());
+    let args: Vec<OsString> = args.map(|a| two_dashes(a, program.keys)).collect();
+    let mut command = command(program);
+    let usage = |e: &clap::Error| StartError::Usage(e.render().to_string());
+    let matches = match command.try_get_matches_from_mut(std::iter::once(program_name).chain(args)) {
+        Ok(matches) => matches,
+        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => {
+            return Ok(Invocation::Print(e.render().to_string()));
+        }
+        Err(e) => return Err(usage(&e)),
+    };
+    if matches.get_flag("V") {
+        return Ok(Invocation::Print(crate::version::text()));
+    }
+    if let Some(extra) = matches.get_one::<OsString>("positional") {
+        let text = format!("'{}' is not a valid flag", extra.to_string_lossy());
+        return Err(StartError::Config(ConfigError::Other(text)));
+    }
+    let mut settings = Settings::default();
+    if let Some(path) = matches.get_one::<OsString>("config") {
+        read_file(program, Path::new(path), &mut settings).map_err(StartError::Config)?;
+    }
+    for key in program.keys.iter().filter(|k| !k.flag.is_empty()) {
+        if let Some(value) = matches.get_one::<OsString>(key.flag) {
+            let text = value.to_string_lossy();
+            settings.set_text(key, &text, Origin::CommandLine).map_err(StartError::Config)?;
+        } else {
+            let name = format!("{}{}", program.env_prefix, key.flag.to_uppercase().replace('-', "_"));
+            if let Some(text) = env(&name).filter(|t| !t.is_empty()) {
+                settings.set_text(key, &text, Origin::Environment).map_err(StartError::Config)?;
+            }
+        }
+    }
+    Ok(Invocation::Run(settings))
+}
+
+fn command(program: Program) -> Command {
+    let mut command = Command::new(program.name)
+        .about(program.about)
+        .disable_version_flag(true)
+        .after_help(
+            "Long flags take one dash or two. Precedence: command line, environment, configuration file, default.",
+        )
+        .arg(Arg::new("V").short('V').action(ArgAction::SetTrue).help("print the version and exit"))
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_parser(OsStringValueParser::new())
+                .help("configuration file (TOML)"),
+        )
+        .arg(Arg::new("positional").value_parser(ValueParser::os_string()).num_args(0..).hide(true));
+    for key in program.keys.iter().filter(|k| !k.flag.is_empty()) {
+        let mut arg = Arg::new(key.flag)
+            .value_parser(ValueParser::os_string())
+            .help(key.help)
+            .allow_hyphen_values(true)
+            .overrides_with(key.flag);
+        let mut letters = key.flag.chars();
+        arg = match (letters.next(), letters.next()) {
+            (Some(letter), None) => arg.short(letter),
+            _ => arg.long(key.flag),
+        };
+        if key.kind == Kind::Bool {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        }
+        command = command.arg(arg);
+    }
+    command
+}
+
+/// `-long-flag` as `--long-flag`, when that is a flag of ours.
+fn two_dashes(arg: OsString, keys: &[Key]) -> OsString {
+    let Some(text) = arg.to_str() else { return arg };
+    let Some(rest) = text.strip_prefix('-').filter(|r| !r.starts_with('-')) else { return arg };
+    let name = rest.split('=').next().unwrap_or(rest);
+    let known = name == "config" || name == "help" || keys.iter().any(|k| k.flag == name);
+    if name.len() > 1 && known { format!("-{text}").into() } else { arg }
+}
+
+fn read_file(program: Program, path: &Path, settings: &mut Settings) -> Result<(), ConfigError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ConfigError::Other(format!("cannot read the configuration file {shown}: {e}")))?;
+    let table: toml::Table = toml::from_str(&text)
+        .map_err(|e| ConfigError::Other(format!("the configuration file {shown} is not valid TOML: {e}")))?;
+    let value = serde_json::to_value(table).map_err(|e| {
+        ConfigError::Other(format!("the configuration file {shown} has a value that is not supported: {e}"))
+    })?;
+    settings.set_file(program.keys, program.name, &shown, &value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use binlog_core::config::{drainer, pump};
+
+    const PUMP: Program = Program { name: "pump", about: "", env_prefix: "PUMP_", keys: pump::KEYS };
+    const DRAINER: Program = Program { name: "drainer", about: "", env_prefix: "BINLOG_SERVER_", keys: drainer::KEYS };
+
+    fn run(program: Program, args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, StartError> {
+        let args = std::iter::once(program.name).chain(args.iter().copied()).map(OsString::from);
+        parse(program, args, |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    fn settings(program: Program, args: &[&str], env: &[(&str, &str)]) -> Settings {
+        match run(program, args, env) {
+            Ok(Invocation::Run(s)) => s,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_originals_command_lines_work() {
+        let s = settings(
+            PUMP,
+            &[
+                "-addr",
+                "h:1",
+                "-pd-urls=http://p:2379",
+                "--data-dir",
+                "d",
+                "-log-file",
+                "f",
+                "-node-id",
+                "n",
+                "-fake-binlog-interval",
+                "3",
+                "-L",
+                "debug",
+            ],
+            &[],
+        );
+        assert_eq!(
+            (s.text("addr"), s.text("pd-urls"), s.text("data-dir")),
+            (Some("h:1"), Some("http://p:2379"), Some("d"))
+        );
+        assert_eq!((s.int("gen-binlog-interval"), s.text("log-level")), (Some(3), Some("debug")));
+
+        let s = settings(DRAINER, &["-initial-commit-ts", "-1", "-c", "4", "-safe-mode=false"], &[]);
+        assert_eq!((s.int("initial-commit-ts"), s.bool("syncer.safe-mode")), (Some(-1), Some(false)));
+        let s = settings(DRAINER, &["-initial-commit-ts=0", "-safe-mode", "-addr", "x:1"], &[]);
+        assert_eq!((s.int("initial-commit-ts"), s.bool("syncer.safe-mode")), (Some(0), Some(true)));
+    }
+
+    #[test]
+    fn command_line_beats_environment_beats_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.toml");
+        std::fs::write(&path, "addr = \"file:1\"\nnode-id = \"file\"\ndata-dir = \"file\"\n").unwrap();
+        let s = settings(
+            PUMP,
+            &["-config", path.to_str().unwrap(), "-addr", "cli:1"],
+            &[("PUMP_ADDR", "env:1"), ("PUMP_NODE_ID", "env"), ("PUMP_DATA_DIR", "")],
+        );
+        assert_eq!((s.text("addr"), s.text("node-id"), s.text("data-dir")), (Some("cli:1"), Some("env"), Some("file")));
+    }
+
+    #[test]
+    fn bad_command_lines_say_what_is_wrong() {
+        assert!(matches!(run(PUMP, &["-no-such-flag", "1"], &[]), Err(StartError::Usage(_))));
+        assert!(matches!(run(PUMP, &["-addr"], &[]), Err(StartError::Usage(_))));
+        let Err(StartError::Config(e)) = run(PUMP, &["-addr", "a:1", "stray"], &[]) else { panic!() };
+        assert_eq!(e.to_string(), "'stray' is not a valid flag");
+        let Err(StartError::Config(e)) = run(PUMP, &["-config", "/no/such/file"], &[]) else { panic!() };
+        assert!(e.to_string().contains("/no/such/file"), "{e}");
+        let Err(StartError::Config(e)) = run(PUMP, &["-gc", "7"], &[]) else { panic!() };
+        assert!(e.to_string().contains("not supported yet"), "{e}");
+    }
+
+    #[test]
+    fn version_and_help_print() {
+        let Ok(Invocation::Print(text)) = run(PUMP, &["-V"], &[]) else { panic!() };
+        assert!(text.starts_with("Release Version: v"), "{text}");
+        for help in ["-h", "-help", "--help"] {
+            let Ok(Invocation::Print(text)) = run(PUMP, &[help], &[]) else { panic!("{help}") };
+            assert!(text.contains("--advertise-addr"), "{text}");
+        }
+    }
+}

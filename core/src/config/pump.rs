@@ -1,0 +1,186 @@
+//! Configuration of a Pump (spec pump 6.2).
+
+use super::settings::{ConfigError, Key, Kind, Settings, Support};
+use super::size::{parse_host_port, parse_pd_urls, parse_size};
+use crate::ids::NodeId;
+use Support::{Honoured, NoEffect, NotYet};
+
+const NO_KV: &str = "the index is no goleveldb here; it sizes itself";
+
+const fn key(file: &'static str, flag: &'static str, kind: Kind, support: Support, help: &'static str) -> Key {
+    Key { file, flag, kind, support, help }
+}
+
+/// All flags and file keys of the original's Pump, and ours.
+pub const KEYS: &[Key] = &[
+    key("addr", "addr", Kind::Text, Honoured, "host:port to listen on, gRPC and HTTP (default <first IPv4>:8250)"),
+    key("advertise-addr", "advertise-addr", Kind::Text, Honoured, "host:port that peers connect to (default: addr)"),
+    key("socket", "socket", Kind::Text, NotYet, "unix socket to listen on besides"),
+    key("pd-urls", "pd-urls", Kind::Text, Honoured, "comma list of PD addresses (default http://127.0.0.1:2379)"),
+    key("data-dir", "data-dir", Kind::Text, Honoured, "directory of the value log and its index (default data.pump)"),
+    key(
+        "heartbeat-interval",
+        "heartbeat-interval",
+        Kind::Int,
+        Honoured,
+        "seconds between registry updates (default 2)",
+    ),
+    key("gc", "gc", Kind::IntOrText, NotYet, "days to keep binlogs"),
+    key("node-id", "node-id", Kind::Text, Honoured, "name in the registry (default <hostname>:<port>)"),
+    key(
+        "gen-binlog-interval",
+        "fake-binlog-interval",
+        Kind::Int,
+        Honoured,
+        "seconds between fake binlogs when idle (default 3)",
+    ),
+    key("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
+    key("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
+    key("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
+    key(
+        "metrics-interval",
+        "metrics-interval",
+        Kind::Int,
+        NoEffect("there is no push gateway yet"),
+        "seconds between pushes",
+    ),
+    key("", "max-message-size", Kind::Int, Honoured, "largest gRPC message in bytes (default: no limit)"),
+    key("", "enable-debug", Kind::Bool, NoEffect("it never had an effect"), "no effect"),
+    key("enable-tolerant", "enable-tolerant", Kind::Bool, NoEffect("errors are always reported"), "no effect"),
+    key("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    key("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    key("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    key("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    key("security.ssl-ca", "", Kind::Text, NotYet, ""),
+    key("security.ssl-cert", "", Kind::Text, NotYet, ""),
+    key("security.ssl-key", "", Kind::Text, NotYet, ""),
+    key("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
+    key("storage.sync-log", "", Kind::Bool, Honoured, ""),
+    key("storage.segment-size", "", Kind::Text, Honoured, ""),
+    key("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
+    key("storage.kv_chan_cap", "", Kind::Int, NoEffect("hand-overs are bounded by bytes here"), ""),
+    key("storage.slow_write_threshold", "", Kind::Float, NotYet, ""),
+    key("storage.kv", "", Kind::Table, NoEffect(NO_KV), ""),
+];
+
+/// A Pump's configuration, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PumpSettings {
+    pub addr: String,
+    pub advertise_addr: String,
+    pub pd_urls: Vec<String>,
+    pub data_dir: String,
+    /// As configured; the `.node` file wins when both agree, and a contradiction refuses the start (spec pump 4.2).
+    pub node_id: Option<NodeId>,
+    pub heartbeat_ms: u64,
+    pub fake_interval_ms: u64,
+    pub max_message_bytes: u64,
+    pub sync_log: bool,
+    pub segment_bytes: u64,
+    /// Prewrites are refused at or below this much free space.
+    pub stop_write_bytes: u64,
+}
+
+/// The original's default: the largest i64 less 4 MiB (spec pump 1.1).
+const DEFAULT_MAX_MESSAGE: i64 = i64::MAX - (4 << 20);
+/// Default size of a segment (design 3.1).
+const DEFAULT_SEGMENT: u64 = 512 << 20;
+/// Smaller segments would spend more on headers than on data.
+const MIN_SEGMENT: u64 = 64 << 10;
+const DEFAULT_STOP_WRITE: u64 = 10 << 30;
+
+impl PumpSettings {
+    /// `default_host`: the machine's first IPv4 that is no loopback, or `127.0.0.1`.
+    pub fn from_settings(s: &Settings, default_host: &str) -> Result<Self, ConfigError> {
+        let addr = s.non_empty("addr").map_or_else(|| format!("{default_host}:8250"), str::to_owned);
+        parse_host_port(&addr).map_err(|e| s.wrong("addr", e))?;
+        let advertise_addr = s.non_empty("advertise-addr").unwrap_or(&addr).to_owned();
+        let (host, _) = parse_host_port(&advertise_addr).map_err(|e| s.wrong("advertise-addr", e))?;
+        if host.is_empty() || host == "0.0.0.0" || host == "::" {
+            let what = format!("invalid advertiseAddr host: {host:?}: peers cannot connect to it; set advertise-addr");
+            return Err(s.wrong("advertise-addr", what));
+        }
+        let node_id = s.non_empty("node-id").map(NodeId::parse).transpose().map_err(|e| s.wrong("node-id", e))?;
+        let size = |key: &str, default: u64| match s.text(key) {
+            Some(text) => parse_size(text).map_err(|e| s.wrong(key, e)),
+            None => Ok(default),
+        };
+        let segment_bytes = size("storage.segment-size", DEFAULT_SEGMENT)?;
+        if segment_bytes < MIN_SEGMENT {
+            return Err(
+                s.wrong("storage.segment-size", format!("{segment_bytes} is too small; at least {MIN_SEGMENT}"))
+            );
+        }
+        // 0 stands for the default here, as in the original (spec pump 6.2).
+        let heartbeat = match s.at_least("heartbeat-interval", 0, 2)? {
+            0 => 2,
+            n => n,
+        };
+        Ok(Self {
+            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("http://127.0.0.1:2379"))
+                .map_err(|e| s.wrong("pd-urls", e))?,
+            data_dir: s.non_empty("data-dir").unwrap_or("data.pump").to_owned(),
+            node_id,
+            heartbeat_ms: heartbeat.saturating_mul(1000),
+            fake_interval_ms: s.at_least("gen-binlog-interval", 1, 3)?.saturating_mul(1000),
+            max_message_bytes: s.at_least("max-message-size", 1, DEFAULT_MAX_MESSAGE)?,
+            sync_log: s.bool("storage.sync-log").unwrap_or(true),
+            segment_bytes,
+            stop_write_bytes: size("storage.stop-write-at-available-space", DEFAULT_STOP_WRITE)?,
+            addr,
+            advertise_addr,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Origin;
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let mut s = Settings::default();
+        for (name, text) in pairs {
+            s.set_text(KEYS.iter().find(|k| k.id() == *name).unwrap(), text, Origin::CommandLine)?;
+        }
+        Ok(s)
+    }
+
+    #[test]
+    fn defaults_are_the_originals() {
+        let s = PumpSettings::from_settings(&Settings::default(), "10.0.0.7").unwrap();
+        assert_eq!(s.addr, "10.0.0.7:8250");
+        assert_eq!(s.advertise_addr, s.addr);
+        assert_eq!(s.pd_urls, ["http://127.0.0.1:2379"]);
+        assert_eq!((s.heartbeat_ms, s.fake_interval_ms), (2000, 3000));
+        assert_eq!(s.stop_write_bytes, 10_737_418_240);
+        assert!(s.sync_log);
+    }
+
+    #[test]
+    fn bad_values_name_their_key() {
+        for (name, text) in [
+            ("addr", "nonsense"),
+            ("advertise-addr", "0.0.0.0:8250"),
+            ("advertise-addr", ":8250"),
+            ("pd-urls", "ftp://x:1"),
+            ("node-id", "a/b"),
+            ("gen-binlog-interval", "0"),
+            ("heartbeat-interval", "-1"),
+            ("max-message-size", "0"),
+            ("storage.segment-size", "1 kib"),
+            ("storage.stop-write-at-available-space", "ten"),
+        ] {
+            let s = settings(&[(name, text)]).unwrap();
+            let error = PumpSettings::from_settings(&s, "127.0.0.1").unwrap_err().to_string();
+            assert!(error.starts_with(name), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn ids_of_keys_are_unique() {
+        for (i, a) in KEYS.iter().enumerate() {
+            assert!(KEYS[i + 1..].iter().all(|b| a.id() != b.id()), "{}", a.id());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Sizes in human units, and addresses: small value parsers that several keys share.
+
+/// Bytes from a text such as `10 gib`, `42 MB` or `512` (spec pump 6.2): decimal units are powers of 1000, `i` units powers of
+/// 1024, letters in any case; empty is 0.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "ki" | "kib" => 1 << 10,
+        "mi" | "mib" => 1 << 20,
+        "gi" | "gib" => 1 << 30,
+        "ti" | "tib" => 1 << 40,
+        other => {
+            return Err(format!("unknown unit {other:?} in {text:?}; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB"));
+        }
+    };
+    let wrong = || format!("{text:?} is not a size; write for example \"10 gib\"");
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return Err(wrong());
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| wrong())? };
+    let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| wrong())? };
+    let digits = u32::try_from(fraction.len()).ok().filter(|d| *d <= 18).ok_or_else(wrong)?;
+    let part = part * u128::from(factor) / 10_u128.pow(digits);
+    let bytes = whole.checked_mul(factor).and_then(|w| w.checked_add(u64::try_from(part).ok()?)).ok_or_else(wrong)?;
+    Ok(bytes)
+}
+
+/// Splits `host:port`; the host may be a bracketed IPv6 address.
+pub fn parse_host_port(text: &str) -> Result<(&str, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not host:port"))?;
+    let port = port.parse().map_err(|_| format!("{text:?}: {port:?} is not a port number"))?;
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+/// Splits and checks a comma list of PD addresses: scheme http, host:port, no path; a bare host:port is taken as http. Sorted.
+pub fn parse_pd_urls(text: &str) -> Result<Vec<String>, String> {
+    let mut urls = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let rest = match part.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some(("https", _)) => return Err(format!("{part:?}: https is not supported yet")),
+            Some((scheme, _)) => {
+                return Err(format!("{part:?}: scheme {scheme:?} is not supported; use http://host:port"));
+            }
+            None => part,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('/') {
+            return Err(format!("{part:?} must not have a path"));
+        }
+        let (host, _) = parse_host_port(rest)?;
+        if host.is_empty() {
+            return Err(format!("{part:?} has no host"));
+        }
+        urls.push(format!("http://{rest}"));
+    }
+    if urls.is_empty() {
+        return Err("no PD address given; write http://host:2379".to_owned());
+    }
+    urls.sort();
+    urls.dedup();
+    Ok(urls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("", 0),
+            ("42 MB", 42_000_000),
+            ("42 mib", 44_040_192),
+            ("10 gib", 10_737_418_240),
+            ("512", 512),
+            ("1.5 kib", 1_536),
+            ("0.5GB", 500_000_000),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["x", "1 xb", "-1", "1..2", ".", "99999999999999999999", "20000000 tib"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pd_urls() {
+        assert_eq!(
+            parse_pd_urls("http://b:2379, http://a:1/ ,c:2").unwrap(),
+            ["http://a:1", "http://b:2379", "http://c:2"]
+        );
+        for bad in ["", " , ", "ftp://a:1", "http://a", "http://a:1/x", "http://:1", "a:99999"] {
+            assert!(parse_pd_urls(bad).is_err(), "{bad}");
+        }
+    }
+}
