@@ -1,0 +1,211 @@
+//! One replay of a capture: everything that runs, the feed, and the streams that come out.
+
+use crate::capture::{Capture, Item, Record};
+use crate::compare_stream;
+use crate::feed;
+use crate::harness::{Drainer, MariaDb, Pump};
+use crate::progress::{Counters, Line};
+use anyhow::{Context, Result, bail};
+use binlog_core::proto::binlog::{Pos, PullBinlogReq};
+use binlog_standin::{Options, Standin};
+use etcd_client::Client;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const READY: Duration = Duration::from_secs(60);
+/// Longest silence of a stream before it has reached its end.
+const SILENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What to bring up beside the stand-in cluster.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Absent: as many as recorded.
+    pub pumps: Option<usize>,
+    /// With a Drainer and its MariaDB.
+    pub drainer: bool,
+    /// Content of the Pumps' configuration file.
+    pub pump_config: String,
+}
+
+/// How a feed went.
+#[derive(Debug, Clone, Copy)]
+pub struct Fed {
+    pub records: u64,
+    pub seconds: f64,
+    pub retries: u64,
+}
+
+/// Fields are dropped in this order: clients before servers.
+pub struct Session {
+    pub drainer: Option<Drainer>,
+    pub pumps: Vec<Pump>,
+    pub mariadb: Option<MariaDb>,
+    pub standin: Standin,
+    pub capture: Capture,
+    plan: Vec<Vec<Record>>,
+}
+
+impl Session {
+    /// Starts everything on a fresh `work` directory, with the capture's clock 10 s before its first timestamp.
+    pub async fn start(capture: Capture, work: &Path, setup: &Setup) -> Result<Self> {
+        let count = setup.pumps.unwrap_or(capture.pumps.len());
+        let options = Options { work_dir: Some(work.join("etcd")), ..Options::default() };
+        let standin = Standin::start(options).await.context("the stand-in cluster")?;
+        standin.shared.load_capture(&capture)?;
+        standin.shared.tso().start()?;
+        let mut pumps = Vec::new();
+        for n in 1..=count {
+            let node_id = format!("pump{n}");
+            pumps.push(Pump::start(work, &node_id, &standin.shared.pd_url, &setup.pump_config).await?);
+        }
+        let plan = feed::plan(&capture, count);
+        let mut session = Self { drainer: None, pumps, mariadb: None, standin, capture, plan };
+        session.wait_online().await?;
+        if setup.drainer {
+            let mariadb = MariaDb::start(work).await?;
+            let recorded = session.capture.facts.drainer_config_mysql.clone();
+            let drainer = Drainer::start(work, &session.standin.shared.pd_url, &recorded, &mariadb).await?;
+            session.mariadb = Some(mariadb);
+            session.drainer = Some(drainer);
+        }
+        Ok(session)
+    }
+
+    /// Until the registry shows every Pump online: only then would TiDB write to it.
+    async fn wait_online(&mut self) -> Result<()> {
+        let mut registry =
+            Client::connect([self.standin.shared.pd_url.clone()], None).await.context("connect to the registry")?;
+        for pump in &mut self.pumps {
+            let key = format!("/tidb-binlog/v1/pumps/{}", pump.node_id);
+            let deadline = Instant::now() + READY;
+            loop {
+                pump.check()?;
+                let found = registry.get(key.as_str(), None).await.with_context(|| format!("read {key}"))?;
+                let entry =
+                    found.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()).unwrap_or_default();
+                if entry.contains(r#""state":"online""#) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!(
+                        "{} is not online after {READY:?}; the registry has `{entry}`, its log is {}",
+                        pump.node_id,
+                        pump.log.display()
+                    );
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when any process has died.
+    pub fn check(&mut self) -> Result<()> {
+        self.standin.check()?;
+        self.pumps.iter_mut().try_for_each(Pump::check)?;
+        self.mariadb.as_mut().map_or(Ok(()), MariaDb::check)?;
+        self.drainer.as_mut().map_or(Ok(()), Drainer::check)
+    }
+
+    /// Feeds the capture, without a clock in between, and starts the clock behind it. With `kill` each Pump (`all`) or only the
+    /// first is killed by SIGKILL in the middle of its part and started again.
+    pub async fn feed(&mut self, rate: Option<f64>, kill: Kill) -> Result<Fed> {
+        let counters = Arc::new(Counters::new(self.plan.iter().map(|p| p.len() as u64).collect()));
+        let addresses: Vec<String> = self.pumps.iter().map(|p| p.address.clone()).collect();
+        let start = Instant::now();
+        self.standin.shared.tso().outage();
+        let plan = std::mem::take(&mut self.plan);
+        let cluster_id = self.capture.facts.cluster_id;
+        let feeding = feed::feed(cluster_id, &plan, &addresses, rate, &counters);
+        let mut due: Vec<bool> = match kill {
+            Kill::None => vec![false; plan.len()],
+            Kill::First => (0..plan.len()).map(|n| n == 0).collect(),
+            Kill::All => vec![true; plan.len()],
+        };
+        let watching = async {
+            let mut line = Line::default();
+            loop {
+                for (n, pump) in self.pumps.iter_mut().enumerate() {
+                    let half = counters.total.get(n).copied().unwrap_or(0) / 2;
+                    if due.get(n).copied().unwrap_or(false) && counters.of(n) >= half {
+                        if let Some(due) = due.get_mut(n) {
+                            *due = false;
+                        }
+                        line.note(&format!("  SIGKILL {} after {} of its records", pump.node_id, counters.of(n)));
+                        pump.kill_and_restart().await.with_context(|| format!("{} after SIGKILL", pump.node_id))?;
+                    }
+                    pump.check()?;
+                }
+                self.standin.check()?;
+                if let Some(drainer) = &mut self.drainer {
+                    drainer.check()?;
+                }
+                line.show(|| {
+                    let fed = counters.sum();
+                    let per_second = fed as f64 / start.elapsed().as_secs_f64().max(0.001);
+                    format!(
+                        "feeding: {fed} of {} records, {per_second:.0}/s, {} retries",
+                        counters.all(),
+                        counters.retries()
+                    )
+                });
+                if counters.sum() == counters.all() && !due.contains(&true) {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let outcome = tokio::try_join!(feeding, watching);
+        self.plan = plan;
+        outcome?;
+        self.standin.shared.tso().resume();
+        Ok(Fed { records: counters.sum(), seconds: start.elapsed().as_secs_f64(), retries: counters.retries() })
+    }
+
+    /// Every Pump's stream from position 0, up to its first item above the largest recorded commit timestamp.
+    pub async fn pull(&mut self) -> Result<Vec<Vec<Item>>> {
+        let up_to = self.capture.largest_commit_ts();
+        let mut out = Vec::new();
+        for pump in &mut self.pumps {
+            let pulled = pull_one(&pump.address, self.capture.facts.cluster_id, up_to).await;
+            if pulled.is_err() {
+                pump.check()?;
+            }
+            out.push(pulled.with_context(|| format!("the stream of {} (log: {})", pump.node_id, pump.log.display()))?);
+        }
+        Ok(out)
+    }
+}
+
+/// Which Pumps are killed in the middle of the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    None,
+    First,
+    All,
+}
+
+async fn pull_one(address: &str, cluster_id: u64, up_to: u64) -> Result<Vec<Item>> {
+    let mut client = feed::client(address)?;
+    let request = PullBinlogReq { cluster_id, start_from: Some(Pos::default()) };
+    let mut stream = client.pull_binlogs(request).await.context("PullBinlogs")?.into_inner();
+    let mut items: Vec<Item> = Vec::new();
+    loop {
+        let last = items.last().map_or(0, |item| item.commit_ts);
+        let message = tokio::time::timeout(SILENCE, stream.message())
+            .await
+            .with_context(|| format!("no item for {SILENCE:?} after commit ts {last}, {up_to} is not reached"))?
+            .with_context(|| format!("after commit ts {last}"))?;
+        let Some(entity) = message.map(|m| m.entity.unwrap_or_default()) else {
+            bail!("the stream ended after commit ts {last}, before {up_to}")
+        };
+        let item = compare_stream::item(entity.meta.map(|m| (m.start_ts, m.commit_ts)), entity.payload)?;
+        let ended = item.commit_ts > up_to;
+        items.push(item);
+        if ended {
+            return Ok(items);
+        }
+    }
+}
