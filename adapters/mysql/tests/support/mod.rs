@@ -94,7 +94,7 @@ fn spawn(dir: &std::path::Path, port: u16) -> (Child, u32) {
         --bind-address=127.0.0.1 --port=$2 --log-error="$1/err.log" --skip-name-resolve --innodb-buffer-pool-size=64M \
         --innodb-log-file-size=64M --performance-schema=OFF --innodb-flush-log-at-trx-commit=2 \
         --innodb-lock-wait-timeout=60 >/dev/null 2>&1 </dev/null &
-        server=$!; echo $server; cat >/dev/null; kill -9 $server 2>/dev/null; wait $server 2>/dev/null
+        server=$!; trap '' TERM INT HUP; echo $server; cat >/dev/null; kill -9 $server 2>/dev/null; wait $server 2>/dev/null
         [ -e "$1/keep" ] || rm -rf "$1""#;
     let mut child = Command::new("sh")
         .args(["-c", script, "sh"])
