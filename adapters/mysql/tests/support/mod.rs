@@ -50,8 +50,11 @@ impl Server {
     pub fn restart(&self) {
         let mut running = self.running.lock().unwrap();
         // Its pipe closes: the old watchdog ends after its server, before a new one opens the data.
+        let keep = self.dir.join("keep");
+        std::fs::write(&keep, "").unwrap();
         drop(running.0.stdin.take());
         let _ = running.0.wait();
+        std::fs::remove_file(&keep).unwrap();
         *running = spawn(&self.dir, self.port);
     }
 
@@ -91,13 +94,12 @@ fn spawn(dir: &std::path::Path, port: u16) -> (Child, u32) {
         --bind-address=127.0.0.1 --port=$2 --log-error="$1/err.log" --skip-name-resolve --innodb-buffer-pool-size=64M \
         --innodb-log-file-size=64M --performance-schema=OFF --innodb-flush-log-at-trx-commit=2 \
         --innodb-lock-wait-timeout=60 >/dev/null 2>&1 </dev/null &
-        server=$!; echo $server; cat >/dev/null; kill -9 $server 2>/dev/null; wait $server 2>/dev/null
-        [ "$PPID" != "$3" ] && rm -rf "$1"; exit 0"#;
+        server=$!; trap '' TERM INT HUP; echo $server; cat >/dev/null; kill -9 $server 2>/dev/null; wait $server 2>/dev/null
+        [ -e "$1/keep" ] || rm -rf "$1""#;
     let mut child = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(dir)
         .arg(port.to_string())
-        .arg(std::process::id().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
