@@ -160,6 +160,14 @@ impl Registry {
         if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) }
     }
 
+    /// Reads the member list at once.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn refresh_members(&self) -> Result<(), RegistryError> {
+        self.inner.sync().await
+    }
+
     /// Sends until it is answered or the deadline has passed, each time over a new connection. Repeating is harmless: reads
     /// are reads, and a repeated put of the same status changes nothing.
     async fn request<R, F, Fut>(&self, what: &'static str, send: F) -> Result<R, RegistryError>
