@@ -4,7 +4,7 @@ use binlog_cluster::cistern_service;
 use binlog_cluster::error::NodeError;
 use binlog_cluster::generated::binlog::cistern_client::CisternClient;
 use binlog_cluster::generated::binlog::pump_client::PumpClient;
-use binlog_cluster::pump_client::{PumpWriter, notify_drainer, open};
+use binlog_cluster::pump_client::{PumpWriter, notify_drainer, open, open_with};
 use binlog_cluster::pump_service::{self, PullItem, PumpEvent, PumpInbox};
 use binlog_cluster::server;
 use binlog_cluster::transport::UNLIMITED_MESSAGE;
@@ -161,7 +161,9 @@ async fn pull_with_credit_plain_and_gzip() {
                 }
                 if next == 106 {
                     // Everything is on its way: a clean end.
-                    open.take().map(|items| items.end(Ok(())));
+                    if let Some(items) = open.take() {
+                        items.end(Ok(()));
+                    }
                 }
             }
         });
@@ -223,6 +225,34 @@ async fn a_consumer_that_goes_away_is_reported() {
         }
     }
     assert!(items.send(item(6, 1)).is_err());
+}
+
+/// A host that vanishes without a reset: the connection stands, nothing comes any more.
+#[tokio::test]
+async fn a_silently_dead_pump_is_noticed() {
+    let mut node = node(UNLIMITED_MESSAGE, 1000).await;
+    let between = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = between.local_addr().unwrap().to_string();
+    let target = node.address.clone();
+    let (freeze, frozen) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut from, _) = between.accept().await.unwrap();
+        let mut to = TcpStream::connect(target).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+            _ = frozen => std::future::pending().await,
+        }
+    });
+    let short = std::time::Duration::from_millis(300);
+    let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, false, (short, short)).await.unwrap();
+    let first = tokio::spawn(async move { (stream.next().await, stream) });
+    let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
+    items.send(item(6, 10)).unwrap();
+    let (first, mut stream) = first.await.unwrap();
+    assert_eq!(first.unwrap().unwrap().len(), 10);
+    freeze.send(()).unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), stream.next()).await;
+    assert!(ended.expect("the dead pump was not noticed").unwrap().is_err());
 }
 
 #[tokio::test]
