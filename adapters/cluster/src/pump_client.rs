@@ -6,7 +6,7 @@
 use crate::error::{NodeError, chain_of};
 use crate::generated::binlog::cistern_client::CisternClient;
 use crate::generated::binlog::pump_client::PumpClient as Grpc;
-use crate::transport::{self, CONNECT_TIMEOUT, UNLIMITED_MESSAGE};
+use crate::transport::{self, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, UNLIMITED_MESSAGE};
 use binlog_core::ids::{ClusterId, CommitTs};
 use binlog_core::proto::binlog::{NotifyReq, Pos, PullBinlogReq, WriteBinlogReq};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// Payloads (serialised `Binlog`s) of one Pump in rising order of commit timestamp. Ends with `None` when the Pump closes it.
 pub struct PullStream {
@@ -32,7 +32,22 @@ pub struct PullStream {
 /// # Errors
 /// A bad address, or nobody there within [`CONNECT_TIMEOUT`].
 pub async fn open(address: &str, cluster_id: ClusterId, last: CommitTs, gzip: bool) -> Result<PullStream, NodeError> {
-    let channel = connect(address).await?;
+    open_with(address, cluster_id, last, gzip, (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)).await
+}
+
+/// [`open`] with other keep-alive times: interval and time-out.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_with(
+    address: &str,
+    cluster_id: ClusterId,
+    last: CommitTs,
+    gzip: bool,
+    keep_alive: (Duration, Duration),
+) -> Result<PullStream, NodeError> {
+    let (interval, silence) = keep_alive;
+    let channel = dial(address, transport::stream_endpoint(address, interval, silence)?).await?;
     let mut client = Grpc::new(channel).max_decoding_message_size(UNLIMITED_MESSAGE);
     if gzip {
         client = client.send_compressed(CompressionEncoding::Gzip);
@@ -142,7 +157,10 @@ async fn notify_once(address: &str) -> Result<(), NodeError> {
 }
 
 async fn connect(address: &str) -> Result<Channel, NodeError> {
-    let endpoint = transport::endpoint(address)?;
+    dial(address, transport::endpoint(address)?).await
+}
+
+async fn dial(address: &str, endpoint: Endpoint) -> Result<Channel, NodeError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(e)) => Err(NodeError::Connect { address: address.to_owned(), why: chain_of(&e) }),

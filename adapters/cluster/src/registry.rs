@@ -5,7 +5,7 @@
 //! A server that was away is reconnected to; the addresses follow etcd's member list. Called by the drivers.
 
 use crate::error::{BadAddress, RegistryError};
-use crate::transport::{self, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::transport::{self, CONNECT_TIMEOUT};
 use binlog_core::ids::NodeId;
 use binlog_core::node::status::NodeStatus;
 use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, Txn, TxnOp};
@@ -33,6 +33,9 @@ struct State {
     /// Counts connections: a failure reported for an older one must not drop its successor.
     generation: u64,
     client: Option<Client>,
+    /// Which of the addresses is used; moves on at each failure. One at a time: a balancer would send every other request to a
+    /// member that is down.
+    turn: usize,
 }
 
 /// What a node is.
@@ -82,7 +85,7 @@ impl Registry {
         if configured.is_empty() {
             return Err(BadAddress::new("", "no PD address is configured").into());
         }
-        let state = State { learned: Vec::new(), generation: 0, client: None };
+        let state = State { learned: Vec::new(), generation: 0, client: None, turn: 0 };
         let inner = Arc::new(Inner { configured, state: Mutex::new(state) });
         let weak = Arc::downgrade(&inner);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -160,6 +163,14 @@ impl Registry {
         if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) }
     }
 
+    /// Reads the member list at once.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn refresh_members(&self) -> Result<(), RegistryError> {
+        self.inner.sync().await
+    }
+
     /// Sends until it is answered or the deadline has passed, each time over a new connection. Repeating is harmless: reads
     /// are reads, and a repeated put of the same status changes nothing.
     async fn request<R, F, Fut>(&self, what: &'static str, send: F) -> Result<R, RegistryError>
@@ -171,7 +182,7 @@ impl Registry {
         let mut last = None;
         loop {
             let attempt = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
-            let connected = tokio::time::timeout_at(attempt, self.inner.connection(last.is_some())).await;
+            let connected = tokio::time::timeout_at(attempt, self.inner.connection()).await;
             let (generation, client) = match connected {
                 Ok(connected) => connected?,
                 Err(_) => return Err(timeout(what)),
@@ -192,23 +203,21 @@ impl Registry {
 }
 
 impl Inner {
-    /// The current connection, or a new one. After a failure the configured addresses are tried too: what the members announce
-    /// need not be reachable from here.
-    async fn connection(&self, with_configured: bool) -> Result<(u64, Client), RegistryError> {
+    /// The current connection, or a new one to the next address: what the members announce, then what is configured (what
+    /// they announce need not be reachable from here).
+    async fn connection(&self) -> Result<(u64, Client), RegistryError> {
         let mut state = self.state.lock().await;
         if let Some(client) = &state.client {
             return Ok((state.generation, client.clone()));
         }
-        let mut urls = state.learned.clone();
-        if urls.is_empty() || with_configured {
-            urls.extend(self.configured.iter().filter(|u| !state.learned.contains(u)).cloned());
-        }
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(false);
+        let known = state.learned.iter().chain(self.configured.iter().filter(|u| !state.learned.contains(u)));
+        let mut known: Vec<String> = known.cloned().collect();
+        let count = known.len().max(1);
+        let url = known.swap_remove(state.turn % count);
+        // Requests have deadlines; a dead server shows in them.
+        let options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
         let client =
-            Client::connect(&urls, Some(options)).await.map_err(|e| RegistryError::Etcd(crate::error::chain_of(&e)))?;
+            Client::connect([url], Some(options)).await.map_err(|e| RegistryError::Etcd(crate::error::chain_of(&e)))?;
         state.generation += 1;
         state.client = Some(client.clone());
         Ok((state.generation, client))
@@ -218,12 +227,13 @@ impl Inner {
         let mut state = self.state.lock().await;
         if state.generation == generation {
             state.client = None;
+            state.turn = state.turn.wrapping_add(1);
         }
     }
 
     /// Takes over the members' addresses; a changed list means a new connection.
     async fn sync(&self) -> Result<(), RegistryError> {
-        let (generation, client) = self.connection(false).await?;
+        let (generation, client) = self.connection().await?;
         let mut cluster = client.cluster_client();
         let members = match tokio::time::timeout(REQUEST_TIMEOUT, cluster.member_list()).await {
             Ok(Ok(members)) => members,
@@ -252,6 +262,7 @@ impl Inner {
         if state.learned != urls {
             state.learned = urls;
             state.client = None;
+            state.turn = 0;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ pub const UNLIMITED_MESSAGE: usize = usize::MAX;
 /// Dialling a host that does not answer ends after this (spec pump 4.1).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A peer that is silent for this long is asked for a sign of life while a call is open: a host that vanished without a
+/// The peer of a stream that is silent for this long is asked for a sign of life: a host that vanished without a
 /// reset would hang a pull stream, and with it the whole merge, until TCP gives up (spec drainer 2.2). Not shorter: a Go
 /// server takes frequent pings without data for abuse.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -25,19 +25,28 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the sign of life may take before the connection counts as dead.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An endpoint for `http://host:port` or a bare `host:port`. Nothing is dialled yet.
+/// An endpoint for `http://host:port` or a bare `host:port`. Nothing is dialled yet. For calls that have deadlines of their own:
+/// a dead peer shows in them, and idle connections are not pinged (Go servers close those who do).
 ///
 /// # Errors
 /// An address that is not of that form, and `https` (not supported yet).
 pub fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     let url = normalize(address)?;
     let endpoint = Endpoint::from_shared(url).map_err(|e| BadAddress::new(address, e.to_string()))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT))
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).tcp_keepalive(Some(KEEP_ALIVE_INTERVAL)))
+}
+
+/// An endpoint for a connection that carries one stream without an end: its peer is pinged after `interval` of silence, and is
+/// dead when it does not answer within `timeout`.
+///
+/// # Errors
+/// As [`endpoint`].
+pub fn stream_endpoint(address: &str, interval: Duration, timeout: Duration) -> Result<Endpoint, BadAddress> {
+    Ok(endpoint(address)?
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
+        // Such a connection is never idle. Without this hyper 1.12 may take it for idle and never ping at all (a test shows it).
+        .keep_alive_while_idle(true))
 }
 
 /// `http://host:port` of an address in any accepted spelling; trailing slashes go.

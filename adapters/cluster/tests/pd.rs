@@ -23,7 +23,7 @@ async fn recorded_replies() {
     let bare = cluster.url.trim_start_matches("http://").to_owned();
     let pd = PdClient::connect(&["127.0.0.1:1".to_owned(), bare]).await.unwrap();
     assert_eq!(pd.cluster_id().raw(), CLUSTER);
-    assert_eq!(pd.member_urls(), [cluster.url.clone()]);
+    assert_eq!(pd.member_urls(), std::slice::from_ref(&cluster.url));
     assert_eq!(pd.gc_safe_point().await.unwrap(), Tso::ZERO);
     assert_eq!(pd.get_store(1).await.unwrap().id, 1);
     assert_eq!(pd.get_all_stores().await.unwrap().len(), 1);
@@ -216,7 +216,7 @@ async fn the_leader_is_followed_and_all_addresses_may_be_replaced() {
     third.set_clock(before.raw() + 2_000);
     assert!(pd.tso().await.unwrap().raw() > before.raw() + 2_000);
     pd.gc_safe_point().await.unwrap();
-    assert_eq!(pd.member_urls(), [third.url.clone()]);
+    assert_eq!(pd.member_urls(), std::slice::from_ref(&third.url));
 }
 
 #[tokio::test]

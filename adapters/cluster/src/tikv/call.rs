@@ -4,7 +4,7 @@
 use super::TikvClient;
 use super::key::{encode_bytes, hex};
 use super::region::Cached;
-use crate::error::{TikvError, message_of};
+use crate::error::{PdError, TikvError, message_of};
 use crate::generated::tikvpb::tikv_client::TikvClient as Grpc;
 use crate::transport::{self, UNLIMITED_MESSAGE};
 use binlog_core::proto::{errorpb, kvrpcpb};
@@ -115,7 +115,16 @@ impl TikvClient {
                 continue;
             };
             let store_id = region.peer.store_id;
-            let store = self.store(store_id).await?;
+            let store = match self.store(store_id).await {
+                Ok(store) => store,
+                // The region names a store that was removed: PD knows better by now.
+                Err(e @ TikvError::Pd(PdError::Header { .. })) => {
+                    self.lock().regions.forget(&region);
+                    budget.pause(Duration::ZERO, || e.to_string()).await?;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let mut request = request.clone();
             let mut context = region.context();
             context.resolved_locks.clone_from(&passable.resolved);
