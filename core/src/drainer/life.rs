@@ -23,8 +23,6 @@ pub(super) struct Starting<T> {
     step: Step<T>,
     op: Option<OpId>,
     retry: Retry,
-    /// Why the pipeline was dropped, when this is no first start.
-    pub(super) rewind: bool,
 }
 
 #[derive(Debug)]
@@ -55,19 +53,10 @@ pub(super) struct Ready<T> {
 }
 
 impl<T: Translate> Starting<T> {
-    pub(super) fn new(rewind: bool) -> Self {
-        let retry = Retry::new("starting from the downstream's checkpoint");
-        Self { step: Step::Open, op: None, retry, rewind }
-    }
-
-    /// A start again after `why`: with the back-off of a failure, so that a downstream that contradicts itself for ever is
-    /// not asked in a loop.
-    pub(super) fn again(now: MonoTime, why: &str, out: &mut Out) -> Self {
-        out.notice(Level::Warn, format!("starting again from the downstream's checkpoint: {}", clip(why)));
-        let mut this = Self::new(true);
-        this.retry = Retry::new("going on with what the downstream has stored");
-        this.retry.fail(now, why, out);
-        this
+    /// `not_before`: a rewind begins after the back-off of those before it.
+    pub(super) fn new(not_before: MonoTime) -> Self {
+        let retry = Retry::new("starting from the downstream's checkpoint").waiting_until(not_before);
+        Self { step: Step::Open, op: None, retry }
     }
 
     /// Sends the next request, if none is in flight.

@@ -1,0 +1,1 @@
+//! Single situations of the whole machine.
