@@ -27,7 +27,8 @@ pub(crate) struct Db {
     pub(crate) begun_at: CommitTs,
     /// A transaction whose session is still alive although its connection is lost; its COMMIT may yet arrive.
     limbo: Option<SinkOp>,
-    pub(crate) saves: u64,
+    /// The row that the live session read or wrote last.
+    seen: Option<Checkpoint>,
     pub(crate) largest_batch: usize,
 }
 
@@ -75,7 +76,13 @@ impl Db {
             }
             Way::Well | Way::LostAfter | Way::Deadlock | Way::Limbo => {}
         }
+        if matches!(op, SinkOp::Save { .. }) && self.seen != self.row {
+            return Err(SinkError::Rewind("the checkpoint row is not the one that was read".into()));
+        }
         let result = self.commit(op);
+        if matches!(op, SinkOp::Open | SinkOp::Begin { .. } | SinkOp::Save { .. }) {
+            self.seen = self.row.clone();
+        }
         if way == Way::LostAfter { Err(SinkError::Lost("connection reset".into())) } else { result }
     }
 
@@ -163,7 +170,6 @@ impl Db {
                     self.recorded.remove(&key);
                 }
                 self.put(checkpoint, state);
-                self.saves += 1;
                 Ok(SinkReply::Done)
             }
             SinkOp::Close => Ok(SinkReply::Closed),
@@ -172,6 +178,10 @@ impl Db {
 
     fn put(&mut self, checkpoint: &Checkpoint, state: &SinkState) {
         let k = checkpoint.commit_ts;
+        let before = self.state.as_ref().filter(|(_, row)| Some(row) == self.row.as_ref()).map(|(s, _)| s.generation);
+        if before == Some(state.generation) {
+            assert!(self.row.as_ref().is_none_or(|row| row.commit_ts <= k), "the checkpoint went back to {k}");
+        }
         for ts in self.expected.range(CommitTs::new(self.begun_at.raw() + 1)..) {
             if *ts > k {
                 break;

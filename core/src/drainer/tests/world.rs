@@ -38,6 +38,8 @@ pub(crate) struct Pump {
     /// Everything up to here was decided; streams carry no more.
     pub(crate) watermark: u64,
     pub(crate) max_commit_ts: u64,
+    /// Its process does not run.
+    pub(crate) down: bool,
 }
 
 /// How unkind the world is, in percent per occasion.
@@ -155,7 +157,11 @@ impl World {
             self.now = self.now.max(deadline);
             self.handle(Input::Tick);
             let again = self.drainer.next_deadline();
-            assert!(again.is_none_or(|at| at > self.now), "a tick does not pass the deadline {again:?}: {:#?}", self.drainer);
+            assert!(
+                again.is_none_or(|at| at > self.now),
+                "a tick does not pass the deadline {again:?}: {:#?}",
+                self.drainer
+            );
             return;
         }
         let Some(((at, _), event)) = self.events.pop_first() else { return };
@@ -296,7 +302,7 @@ impl World {
             Effect::OpenSource { source, pump, addr, last, credit } => {
                 let index: usize = pump.as_str()[1..].parse().unwrap();
                 self.opens.push((index, last.raw()));
-                let reachable = self.pumps[index].host == addr && self.pumps[index].state != NodeState::Offline;
+                let reachable = self.pumps[index].host == addr && !self.pumps[index].down;
                 if !reachable || self.rng.percent(self.faults.stream) {
                     let error = Some("connection refused".into());
                     self.soon(Event::Deliver(Input::SourceClosed { source, error }));
@@ -406,6 +412,24 @@ impl World {
         assert_eq!(self.replies.pop(), Some((2, true)));
     }
 
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now.millis_since(MonoTime::ZERO)
+    }
+
+    /// Forgets what was scheduled, except PD's clock.
+    pub(crate) fn events_clear(&mut self) {
+        self.events.retain(|_, e| matches!(e, Event::Clock));
+    }
+
+    /// The operation of the sink that waits to be carried out, to be answered by the test.
+    pub(crate) fn take_sink_op(&mut self) -> crate::ids::OpId {
+        let key = self.events.iter().find(|(_, e)| matches!(e, Event::Sink { .. })).map(|(key, _)| *key).unwrap();
+        match self.events.remove(&key) {
+            Some(Event::Sink { op, .. }) => op,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn shut_down(&mut self) {
         self.input(Input::Shutdown);
         self.run_until("stopped", |w| w.stopped);
@@ -413,7 +437,7 @@ impl World {
 }
 
 pub(crate) fn pump(host: &str) -> Pump {
-    Pump { state: NodeState::Online, host: host.into(), joins_at: 0, watermark: 0, max_commit_ts: 0 }
+    Pump { state: NodeState::Online, host: host.into(), joins_at: 0, watermark: 0, max_commit_ts: 0, down: false }
 }
 
 fn entry(index: usize, pump: &Pump) -> NodeStatus {
