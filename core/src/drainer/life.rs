@@ -192,6 +192,10 @@ impl<T: Translate> Starting<T> {
         }
     }
 
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self.step, Step::Failed)
+    }
+
     pub(super) fn finish(self) -> Option<Ready<T>> {
         match self.step {
             Step::Done(ready) => Some(*ready),
@@ -328,8 +332,9 @@ mod tests {
     #[test]
     fn where_to_begin() {
         type Expected = Option<(u64, u64, u64, usize, bool)>;
+        type Case = (Option<u64>, bool, i64, Option<u64>, Expected);
         #[rustfmt::skip]
-        let cases: [(Option<u64>, bool, i64, Option<u64>, Expected); 12] = [
+        let cases: [Case; 12] = [
             (None,     false, -1, None,      None),
             (None,     false, -1, Some(100), Some((100, 5, 0, 0, true))),
             (None,     false, 0,  None,      Some((0, 5, 0, 0, true))),

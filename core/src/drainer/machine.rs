@@ -48,7 +48,7 @@ pub struct Drainer<T: Translate = Translator> {
 enum Life<T> {
     /// Before `Input::Start`.
     New,
-    Starting(Starting<T>),
+    Starting(Box<Starting<T>>),
     Running,
     Stopping(Stopping),
     Stopped,
@@ -84,6 +84,7 @@ impl<T: Translate> Drainer<T> {
         let positions = || self.collector.sources().map(|s| (s.pump.to_string(), ts(s.received))).collect();
         let paused = applier.and_then(|a| a.paused.as_ref()).map(|p| p.status(now));
         let state = match &self.life {
+            Life::Starting(starting) if starting.is_failed() => "faulted",
             Life::New | Life::Starting(_) => "starting",
             Life::Running if self.is_faulted() => "faulted",
             Life::Running if paused.is_some() => "paused",
@@ -169,7 +170,7 @@ impl<T: Translate> Drainer<T> {
         match input {
             Input::Start => {
                 if matches!(self.life, Life::New) {
-                    self.life = Life::Starting(Starting::new(MonoTime::ZERO));
+                    self.life = Life::Starting(Box::new(Starting::new(MonoTime::ZERO)));
                 }
             }
             Input::TsoDone { op, result } => self.tso_done(op, result),
@@ -344,7 +345,7 @@ impl<T: Translate> Drainer<T> {
         }
         out.notice(Level::Warn, format!("starting again from the downstream's checkpoint: {}", clip(why)));
         self.rewinds.fail(now, why, out);
-        self.life = Life::Starting(Starting::new(self.rewinds.not_before()));
+        self.life = Life::Starting(Box::new(Starting::new(self.rewinds.not_before())));
         self.collector.restart_at(self.durable, out);
         self.members.restart();
         self.applier = None;

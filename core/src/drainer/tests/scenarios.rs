@@ -88,6 +88,59 @@ fn what_is_recorded_above_the_checkpoint_is_not_applied_again() {
     finish(&mut world);
     assert_eq!(effects(&world), [30]);
     assert!(world.db.recorded.is_empty());
+    let asked = world.notices.iter().find(|n| n.contains("is in the downstream already"));
+    assert_eq!(asked, None, "known from the start, not found out by sending it");
+}
+
+#[test]
+fn a_stop_below_what_is_recorded_is_not_consistent() {
+    let mut world = World::new(16, rows(&[10, 500]), 1);
+    let row = original_row(5);
+    let state = SinkState { generation: 7, ..SinkState::default() };
+    world.db.state = Some((state, row.clone()));
+    world.db.row = Some(row);
+    world.db.last_generation = 7;
+    world.db.recorded = BTreeSet::from([(7, ts(500))]);
+    world.run_until("the first is applied", |w| w.drainer.status().applied >= 10);
+    world.shut_down();
+    let row = world.db.row.clone().unwrap();
+    assert!(row.commit_ts >= ts(10) && row.commit_ts < ts(500) && !row.consistent, "{row:?}");
+}
+
+#[test]
+fn a_save_whose_answer_is_lost_is_recognised() {
+    let mut world = World::new(17, rows(&[10, 20, 30]), 1);
+    world.force = Some((|op| matches!(op, SinkOp::Save { .. }), Way::LostAfter));
+    world.run_until("saved", |w| w.drainer.status().checkpoint >= 30);
+    finish(&mut world);
+    assert!(world.force.is_none(), "it happened");
+    assert!(!world.notices.iter().any(|n| n.starts_with("starting again")), "{:?}", world.notices);
+    assert_eq!(effects(&world), [10, 20, 30]);
+}
+
+#[test]
+fn an_apply_whose_answer_is_lost_is_recognised_by_its_records() {
+    let mut world = World::new(18, rows(&[10, 20, 30]), 1);
+    world.force = Some((|op| matches!(op, SinkOp::Apply { .. }), Way::LostAfter));
+    finish(&mut world);
+    assert!(world.force.is_none(), "it happened");
+    let asked = world.notices.iter().find(|n| n.contains("is in the downstream already"));
+    assert_eq!(asked, None, "not found out by sending it again");
+    assert_eq!(effects(&world), [10, 20, 30]);
+}
+
+#[test]
+fn a_downstream_that_lost_a_commit_is_rewound() {
+    let mut world = World::new(19, rows(&[10, 20, 400]), 1);
+    world.run_until("applied and not saved", |w| w.drainer.status().applied >= 20);
+    assert!(world.db.recorded.contains(&(1, ts(20))), "not saved yet");
+    // A failover to a replica that had not received it.
+    world.db.recorded.remove(&(1, ts(20)));
+    world.db.effects.retain(|at| *at != ts(20));
+    world.force = Some((|_| true, Way::LostBefore));
+    finish(&mut world);
+    assert!(world.notices.iter().any(|n| n.contains("commit_ts 20 was committed, but is not recorded")));
+    assert_eq!(effects(&world), [10, 20, 400]);
 }
 
 #[test]
@@ -208,6 +261,7 @@ fn a_downstream_that_denies_access_is_a_fault_and_nothing_is_retried() {
     world.handle(Input::SinkDone { op, result: Err(crate::sink::op::SinkError::Fatal("access denied".into())) });
     assert!(matches!(&world.seen_faults[..], [Fault::Sink(text)] if text == "access denied"));
     assert_eq!(world.drainer.status().waiting.unwrap().why, "stopped by a fault");
+    assert_eq!(world.drainer.status().state, "faulted");
     world.shut_down();
 }
 

@@ -42,6 +42,9 @@ pub(crate) struct Pump {
     pub(crate) down: bool,
 }
 
+/// Picks an operation of the sink.
+pub(crate) type Accepts = fn(&SinkOp) -> bool;
+
 /// How unkind the world is, in percent per occasion.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
@@ -96,6 +99,8 @@ pub(crate) struct World {
     pub(crate) opens: Vec<(usize, u64)>,
     /// Absent looks that a job needs before it is found.
     pub(crate) job_delay: u64,
+    /// How the next operation that the function accepts goes.
+    pub(crate) force: Option<(Accepts, Way)>,
 }
 
 impl World {
@@ -127,6 +132,7 @@ impl World {
             crashes: 0,
             opens: vec![],
             job_delay: 0,
+            force: None,
         };
         world.after(1, Event::Clock);
         world.after(0, Event::Deliver(Input::Start));
@@ -169,7 +175,8 @@ impl World {
         match event {
             Event::Deliver(input) => self.handle(input),
             Event::Sink { op, request } => {
-                let way = self.way();
+                let forced = self.force.take_if(|(accepts, _)| accepts(&request));
+                let way = forced.map_or_else(|| self.way(), |(_, way)| way);
                 let mut result = self.db.run(&request, way, &mut self.rng);
                 if matches!((&request, &result), (SinkOp::Begin { .. }, Err(SinkError::Retry(_)))) {
                     result = Err(SinkError::Lost("reset".into()));
