@@ -2,7 +2,7 @@
 
 use super::sink::Way;
 use super::translator::{BROKEN, value};
-use super::world::{Txn, World, ddl, dml, pump};
+use super::world::{Faults, Txn, World, ddl, dml, pump};
 use crate::drainer::input::{Input, ResolveAction};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, SchemaVersion};
@@ -339,4 +339,24 @@ fn the_model_of_the_downstream_has_teeth() {
     let save = SinkOp::Save { checkpoint, state, delete: vec![ts(4)] };
     assert!(db.run(&save, Way::Well, &mut rng).is_err(), "nothing to delete");
     assert_eq!(db.effects, [ts(5)]);
+}
+
+/// At any moment, start included, with everything failing: a stop ends, and the next start goes on exactly once.
+#[test]
+fn a_stop_at_any_moment_ends() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, rows(&[10, 20, 30, 40, 50]), 1);
+        world.faults = Faults { sink: 30, stream: 10, control: 30, crash_per_mille: 0 };
+        for _ in 0..seed * 7 {
+            world.step();
+        }
+        world.shut_down();
+        let stopped_at = world.now_ms();
+        let registered = world.statuses.last().map(|s| s.state);
+        assert!(registered.is_none_or(|s| s == NodeState::Paused), "seed {seed}: {registered:?} at {stopped_at} ms");
+        world.faults = Faults::default();
+        world.restart();
+        finish(&mut world);
+        assert_eq!(effects(&world), [10, 20, 30, 40, 50], "seed {seed}");
+    }
 }
