@@ -53,7 +53,7 @@ impl Heartbeat {
         out: &mut Out,
     ) {
         let (Some(state), None) = (self.wanted, self.in_flight) else { return };
-        if !self.due(config).is_some_and(|due| now >= due) {
+        if self.due(config).is_none_or(|due| now < due) {
             return;
         }
         self.last_write = now;

@@ -23,8 +23,6 @@ pub(super) struct Starting<T> {
     step: Step<T>,
     op: Option<OpId>,
     retry: Retry,
-    /// Why the pipeline was dropped, when this is no first start.
-    pub(super) rewind: bool,
 }
 
 #[derive(Debug)]
@@ -55,19 +53,10 @@ pub(super) struct Ready<T> {
 }
 
 impl<T: Translate> Starting<T> {
-    pub(super) fn new(rewind: bool) -> Self {
-        let retry = Retry::new("starting from the downstream's checkpoint");
-        Self { step: Step::Open, op: None, retry, rewind }
-    }
-
-    /// A start again after `why`: with the back-off of a failure, so that a downstream that contradicts itself for ever is
-    /// not asked in a loop.
-    pub(super) fn again(now: MonoTime, why: &str, out: &mut Out) -> Self {
-        out.notice(Level::Warn, format!("starting again from the downstream's checkpoint: {}", clip(why)));
-        let mut this = Self::new(true);
-        this.retry = Retry::new("going on with what the downstream has stored");
-        this.retry.fail(now, why, out);
-        this
+    /// `not_before`: a rewind begins after the back-off of those before it.
+    pub(super) fn new(not_before: MonoTime) -> Self {
+        let retry = Retry::new("starting from the downstream's checkpoint").waiting_until(not_before);
+        Self { step: Step::Open, op: None, retry }
     }
 
     /// Sends the next request, if none is in flight.
@@ -201,6 +190,10 @@ impl<T: Translate> Starting<T> {
             Step::Done(ready) => Some(ready.begin.checkpoint.commit_ts),
             Step::Open | Step::Tso(_) | Step::Begin(_) | Step::History(_) | Step::Failed => None,
         }
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self.step, Step::Failed)
     }
 
     pub(super) fn finish(self) -> Option<Ready<T>> {
@@ -339,8 +332,9 @@ mod tests {
     #[test]
     fn where_to_begin() {
         type Expected = Option<(u64, u64, u64, usize, bool)>;
+        type Case = (Option<u64>, bool, i64, Option<u64>, Expected);
         #[rustfmt::skip]
-        let cases: [(Option<u64>, bool, i64, Option<u64>, Expected); 12] = [
+        let cases: [Case; 12] = [
             (None,     false, -1, None,      None),
             (None,     false, -1, Some(100), Some((100, 5, 0, 0, true))),
             (None,     false, 0,  None,      Some((0, 5, 0, 0, true))),

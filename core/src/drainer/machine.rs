@@ -10,6 +10,7 @@ use super::life::{Ready, Starting, StopStep, Stopping};
 use super::membership::Membership;
 use super::merge::Collector;
 use super::out::Out;
+use super::retry::{Retry, clip};
 use super::status::{DrainerStatus, Queues, Waiting};
 use super::translate::Translator;
 use super::translation::Translate;
@@ -17,6 +18,7 @@ use crate::fault::IoFault;
 use crate::ids::{CommitTs, OpId};
 use crate::machine::Machine;
 use crate::node::status::{NodeState, NodeStatus};
+use crate::pump::effect::Level;
 use crate::sink::op::{SinkError, SinkOp, SinkReply};
 use crate::time::{Deadline, MonoTime, Tso};
 
@@ -39,13 +41,14 @@ pub struct Drainer<T: Translate = Translator> {
     /// Inputs came in since the parts were last moved.
     dirty: bool,
     ignored: u64,
+    rewinds: Retry,
 }
 
 #[derive(Debug)]
 enum Life<T> {
     /// Before `Input::Start`.
     New,
-    Starting(Starting<T>),
+    Starting(Box<Starting<T>>),
     Running,
     Stopping(Stopping),
     Stopped,
@@ -66,6 +69,7 @@ impl<T: Translate> Drainer<T> {
             listed: false,
             dirty: false,
             ignored: 0,
+            rewinds: Retry::new("going on with what the downstream has stored"),
             config,
         }
     }
@@ -80,6 +84,7 @@ impl<T: Translate> Drainer<T> {
         let positions = || self.collector.sources().map(|s| (s.pump.to_string(), ts(s.received))).collect();
         let paused = applier.and_then(|a| a.paused.as_ref()).map(|p| p.status(now));
         let state = match &self.life {
+            Life::Starting(starting) if starting.is_failed() => "faulted",
             Life::New | Life::Starting(_) => "starting",
             Life::Running if self.is_faulted() => "faulted",
             Life::Running if paused.is_some() => "paused",
@@ -165,7 +170,7 @@ impl<T: Translate> Drainer<T> {
         match input {
             Input::Start => {
                 if matches!(self.life, Life::New) {
-                    self.life = Life::Starting(Starting::new(false));
+                    self.life = Life::Starting(Box::new(Starting::new(MonoTime::ZERO)));
                 }
             }
             Input::TsoDone { op, result } => self.tso_done(op, result),
@@ -327,11 +332,23 @@ impl<T: Translate> Drainer<T> {
         self.collector.checkpoint(applier.progress.durable().commit_ts);
         self.collector.grant(out);
         if let Some(why) = applier.rewind.take() {
-            self.life = Life::Starting(Starting::again(now, &why, out));
-            self.collector.restart_at(self.durable, out);
-            self.members.restart();
-            self.applier = None;
+            self.rewind(&why);
         }
+    }
+
+    /// What the downstream has contradicts what was believed: everything is dropped and started again from there, with the
+    /// back-off of those before, so that a downstream that contradicts itself for ever is not asked in a loop.
+    fn rewind(&mut self, why: &str) {
+        let (now, out) = (self.now, &mut self.out);
+        if self.rewinds.trouble().is_some_and(|(_, since)| now.millis_since(since) >= REWIND_CALM_MS) {
+            self.rewinds.succeed(now, out);
+        }
+        out.notice(Level::Warn, format!("starting again from the downstream's checkpoint: {}", clip(why)));
+        self.rewinds.fail(now, why, out);
+        self.life = Life::Starting(Box::new(Starting::new(self.rewinds.not_before())));
+        self.collector.restart_at(self.durable, out);
+        self.members.restart();
+        self.applier = None;
     }
 
     fn advance_stopping(&mut self) {
@@ -367,6 +384,9 @@ impl<T: Translate> Drainer<T> {
         }
     }
 }
+
+/// Rewinds further apart have nothing to do with each other.
+const REWIND_CALM_MS: u64 = 60_000;
 
 fn text<R>(result: Result<R, IoFault>) -> Result<R, String> {
     result.map_err(|fault| fault.to_string())

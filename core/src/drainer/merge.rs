@@ -239,7 +239,6 @@ impl Collector {
                 return;
             }
         };
-        let received = source.received;
         match source.sequence(&item) {
             Sequence::Next => {}
             Sequence::Repeated => return,
@@ -251,7 +250,7 @@ impl Collector {
         }
         source.retry.succeed(now, out);
         if item.commit_ts <= self.position {
-            self.late(key, received, &item, out);
+            self.late(key, &item, out);
         } else {
             if self.empty.remove(&key) {
                 self.heads.insert((item.commit_ts, key));
@@ -262,7 +261,7 @@ impl Collector {
     }
 
     /// Below the merge position: a source that was found late repeats what another one brought already.
-    fn late(&mut self, key: PumpKey, received: CommitTs, item: &Item, out: &mut Out) {
+    fn late(&mut self, key: PumpKey, item: &Item, out: &mut Out) {
         if item.is_fake() {
             return;
         }
@@ -279,7 +278,6 @@ impl Collector {
             },
             None => Fault::LateItem { pump, commit_ts: item.commit_ts, position: self.position },
         };
-        debug_assert!(received < item.commit_ts, "the source's own order was checked");
         self.end(key, fault, out);
     }
 
@@ -435,7 +433,9 @@ impl Collector {
     pub(super) fn checkpoint(&mut self, durable: CommitTs) {
         let slowest = self.sources.values().filter(|s| s.link != Link::Ended).map(|s| s.received).min();
         let upto = slowest.map_or(durable, |s| s.min(durable));
-        self.emitted = self.emitted.split_off(&CommitTs::new(upto.raw().saturating_add(1)));
+        if self.emitted.first_key_value().is_some_and(|(first, _)| *first <= upto) {
+            self.emitted = self.emitted.split_off(&CommitTs::new(upto.raw().saturating_add(1)));
+        }
     }
 
     pub(super) fn position(&self) -> CommitTs {

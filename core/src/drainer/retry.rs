@@ -29,6 +29,11 @@ impl Retry {
         }
     }
 
+    /// Nothing is tried before `not_before`.
+    pub(super) fn waiting_until(self, not_before: MonoTime) -> Self {
+        Self { not_before, ..self }
+    }
+
     /// Counts a failure and sets the moment of the next attempt.
     pub(super) fn fail(&mut self, now: MonoTime, error: &str, out: &mut Out) {
         if self.failures == 0 {

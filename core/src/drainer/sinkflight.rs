@@ -139,7 +139,7 @@ impl<T: Translate> Applier<T> {
     }
 
     fn one_by_one(&mut self, count: usize) {
-        if let Some(last) = self.staged.iter().take(count).last() {
+        if let Some(last) = self.staged.iter().take(count).next_back() {
             self.alone_until = self.alone_until.max(last.commit_ts);
         }
     }

@@ -20,6 +20,9 @@ pub enum SinkOp {
     /// One DDL with its journal (rules 8): lock, journal `started`, run, journal and record `done`.
     Ddl { generation: u64, ddl: Ddl },
     /// Move the checkpoint: update the row and our state, delete exactly `delete`; the affected count must equal its length.
+    /// In the same transaction, and locked, the row must be the one that this port read or wrote last (`Open`, `Begin`,
+    /// `Save`), else `Rewind`: a `Save` of a lost session may commit after the `Open` that followed, and one that knows
+    /// nothing of it must not move the checkpoint back over timestamps that are no longer recorded.
     Save { checkpoint: Checkpoint, state: SinkState, delete: Vec<CommitTs> },
     /// Close the sessions.
     Close,
