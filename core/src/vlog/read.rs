@@ -66,9 +66,6 @@ impl Reads {
         true
     }
 
-    pub fn in_flight(&self) -> usize {
-        self.pending.len()
-    }
 }
 
 fn verify(read: &Pending, result: &Result<LogReply, IoFault>) -> Result<Record, String> {
