@@ -318,7 +318,8 @@ mod tests {
             prop_assert_eq!(decode_record(SEAL, offset, &longer.into()), Ok(record));
             prop_assert!(decode_record(SEAL, offset + 1, &bytes.clone().into()).is_err());
             if salt != SEAL.salt {
-                prop_assert!(decode_record(Seal { salt, ..SEAL }, offset, &bytes.clone().into()).is_err());
+                let other = Seal { salt, ..SEAL };
+                prop_assert!(decode_record(other, offset, &bytes.clone().into()).is_err());
             }
             let mut bad = bytes;
             let at = flip.index(bad.len());
