@@ -8,7 +8,9 @@ use binlog_storage::index_store::{IndexOptions, IndexStore};
 use binlog_storage::log_files::LogFiles;
 use bytes::Bytes;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -111,7 +113,11 @@ fn log_files_answer_in_order_and_finish_before_they_close() {
     let slot = SlotId::new(1);
     let mut expected = vec![log.submit(LogOp::Create { slot })];
     for i in 0..50u64 {
-        expected.push(log.submit(LogOp::Write { slot, offset: i * 4096, parts: vec![Bytes::from(vec![i as u8; 4096])] }));
+        expected.push(log.submit(LogOp::Write {
+            slot,
+            offset: i * 4096,
+            parts: vec![Bytes::from(vec![i as u8; 4096])],
+        }));
         expected.push(log.submit(LogOp::Sync { slot }));
     }
     let Log { port, done, .. } = log;
@@ -196,38 +202,50 @@ fn index_applies_scans_and_keeps() {
     assert_eq!(index.scan("a", "z", 10), pairs(&[("c", "again"), ("d", "4"), ("e", ""), ("f", "6")]));
 }
 
-/// What a crash leaves: copies of the directory, made while the store is in use, hold everything that was flushed, and of the
-/// rest a prefix of whole batches.
+/// SIGKILL leaves everything that was flushed, and of the rest a prefix of whole batches.
 #[test]
 fn index_leaves_a_prefix_of_whole_batches() {
-    let root = tempfile::tempdir().unwrap();
-    let (path, copy) = (root.path().join("index"), root.path().join("copy"));
-    let mut index = Index::open(&path);
+    const VICTIM: &str = "BINLOG_TEST_INDEX_VICTIM";
+    const FLUSH_AT: u64 = 150;
     let key = |i: u64, part: u8| Bytes::from([&i.to_be_bytes()[..], &[part]].concat());
-    let mut flushed = 0;
-    for i in 0..400u64 {
-        // About 8 MiB in total: memtables of 1 MiB are switched without being asked.
-        let value = Bytes::from(vec![i as u8; 10_000]);
-        index.apply(vec![Change::Put(key(i, 0), value.clone()), Change::Put(key(i, 1), value)]);
-        if i == 150 {
-            index.call(IndexOp::Flush);
-            flushed = i + 1;
-            copy_dir(&path, &copy);
+    if let Some(path) = std::env::var_os(VICTIM) {
+        let mut index = Index::open(Path::new(&path));
+        for i in 0.. {
+            // Memtables of 1 MiB are switched and flushed without being asked, about every fifty batches.
+            let value = Bytes::from(vec![i as u8; 10_000]);
+            index.apply(vec![Change::Put(key(i, 0), value.clone()), Change::Put(key(i, 1), value)]);
+            if i == FLUSH_AT {
+                index.call(IndexOp::Flush);
+            }
+            println!("applied {i}");
         }
     }
-    drop(index);
-    let mut index = Index::open(&copy);
-    let reply = index.call(IndexOp::Scan { from: key(0, 0), to: key(u64::MAX, 255), limit: usize::MAX });
-    let IndexReply::Pairs(found) = reply else { panic!("pairs") };
-    let expected: Vec<_> = (0..found.len() as u64 / 2).flat_map(|i| [key(i, 0), key(i, 1)]).collect();
-    assert_eq!(found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
-    assert_eq!(expected.len() as u64 / 2, flushed);
-}
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    for kill_at in [FLUSH_AT, 333] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "index_leaves_a_prefix_of_whole_batches", "--nocapture"])
+            .env(VICTIM, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let wanted = format!("applied {kill_at}");
+        assert!(lines.map_while(Result::ok).any(|line| line == wanted), "the child ended early");
+        child.kill().unwrap();
+        child.wait().unwrap();
 
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        let mut index = Index::open(&path);
+        let reply = index.call(IndexOp::Scan { from: key(0, 0), to: key(u64::MAX, 255), limit: usize::MAX });
+        let IndexReply::Pairs(found) = reply else { panic!("pairs") };
+        let expected: Vec<_> = (0..found.len() as u64 / 2).flat_map(|i| [key(i, 0), key(i, 1)]).collect();
+        assert_eq!(
+            found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            expected,
+            "whole batches, without a hole"
+        );
+        assert!(expected.len() as u64 / 2 > FLUSH_AT);
+        drop(index);
+        fs::remove_dir_all(&path).unwrap();
     }
 }

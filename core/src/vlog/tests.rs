@@ -122,7 +122,7 @@ impl World {
     /// The process ends; the index keeps `keep` of what it had not flushed.
     pub fn crash(&mut self, power: bool, keep: usize, flushed: bool) {
         if let Some((_, op)) = self.queue.front()
-            && keep % 2 == 0
+            && keep.is_multiple_of(2)
         {
             let op = op.clone();
             self.disk.crash_within(&op);
