@@ -177,8 +177,12 @@ impl Pump {
                     self.config.node_id
                 );
                 self.out.notice(Level::Warn, text);
-                let record =
-                    Record { kind: RecordKind::Gc, start_ts: StartTs::ZERO, commit_ts: gc, payload: Bytes::new() };
+                let record = Record {
+                    kind: RecordKind::Gc,
+                    start_ts: StartTs::ZERO,
+                    commit_ts: gc,
+                    payload: Bytes::from_static(&[0; 8]),
+                };
                 if self.append(record, false, None).is_ok() {
                     self.life.phase = Phase::GcPoint(Some(gc));
                 }
