@@ -1,9 +1,19 @@
 //! The log as a part of the Pump: staging, group commit, rotation, recovery, reads (rules 2).
+//!
+//! Owns nothing on disk: it emits operations of the log-file port and is fed with their completions. Keeps true: what was
+//! reported as `Durable` or `Tail` is found by every later recovery; nothing else is ever handed out by a read.
+//! The parts: `format` (bytes), `batch`, `scan` (reading in order), `segment` (flush, preparation of a slot), `writer` (staging,
+//! group commit, rotation), `recovery` and `decide`, `read`. This file routes between them and keeps the fault state.
 
+use super::format::Owner;
 use super::op::{LogOp, LogReply};
+use super::read::Reads;
 use super::record::{Record, RecordKind};
+use super::recovery::{Progress, Recovery};
+use super::segment::Salts;
+use super::writer::{Outcome, Writer};
 use crate::fault::{Fault, IoFault};
-use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, StartTs};
+use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, StartTs};
 use std::collections::VecDeque;
 
 /// Limits and identity.
@@ -87,69 +97,184 @@ impl LogOps<'_> {
 /// The value log of one Pump.
 #[derive(Debug)]
 pub struct Log {
-    #[expect(dead_code)]
     config: LogConfig,
+    salts: Salts,
+    state: State,
+    fault: Option<Fault>,
+    reads: Reads,
+    durable_end: LogPtr,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed,
+    Recovering(Box<Recovery>),
+    Open(Box<Writer>),
 }
 
 impl Log {
-    /// `seed` gives the salts.
+    /// `seed` gives the salts; it must differ from one process to the next.
     #[must_use]
     pub fn new(config: LogConfig, seed: u64) -> Self {
-        let _ = seed;
-        Self { config }
+        Self {
+            config,
+            salts: Salts::new(seed),
+            state: State::Closed,
+            fault: None,
+            reads: Reads::default(),
+            durable_end: LogPtr::default(),
+        }
     }
 
-    /// Begins recovery; ends with `LogEvent::Ready` or `LogEvent::ReadOnly`.
-    pub fn recover(&mut self, _claims: IndexClaims, _ops: &mut LogOps<'_>) {}
+    /// Begins recovery; ends with `LogEvent::Ready` or `LogEvent::ReadOnly`. Called once.
+    pub fn recover(&mut self, claims: IndexClaims, ops: &mut LogOps<'_>) {
+        assert!(matches!(self.state, State::Closed), "recovery runs once");
+        let owner = Owner { node: self.config.node, cluster: self.config.cluster };
+        self.state = State::Recovering(Box::new(Recovery::start(owner, self.salts.clone(), claims, ops)));
+    }
 
     /// Whether records may be staged.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        false
+        self.fault.is_none() && matches!(self.state, State::Open(_))
     }
 
     /// Why the log takes no more writes.
     #[must_use]
     pub fn read_only(&self) -> Option<&Fault> {
-        None
+        self.fault.as_ref()
     }
 
-    /// Adds a record to the batch that will be sealed next; returns that batch's number.
-    pub fn stage(&mut self, _record: Record) -> BatchSeq {
-        BatchSeq(0)
+    /// Adds a record to the last staged batch that has room; returns that batch's number. Only after `Ready`; a payload has at
+    /// most [`MAX_PAYLOAD`](super::format::MAX_PAYLOAD) bytes. When the log is read-only the record is dropped and the number
+    /// never becomes durable.
+    pub fn stage(&mut self, record: Record) -> BatchSeq {
+        let State::Open(writer) = &mut self.state else { panic!("a record was staged before the log was ready") };
+        let seq = writer.stage(record);
+        if self.fault.is_some() {
+            writer.drop_staged();
+        }
+        seq
     }
 
     /// Bytes staged and not yet sealed.
     #[must_use]
     pub fn staged_bytes(&self) -> usize {
-        0
+        match &self.state {
+            State::Open(writer) => writer.staged_bytes(),
+            State::Closed | State::Recovering(_) => 0,
+        }
     }
 
-    /// Seals the staged batch and emits its write and its sync, unless a flush is in flight or nothing is staged.
-    pub fn seal(&mut self, _ops: &mut LogOps<'_>) -> Option<Sealed> {
-        None
+    /// Seals the oldest staged batch and emits its write and its sync, unless a flush is in flight, nothing is staged, or the
+    /// next segment has to be made first. Call it again after every completion that `handle` took.
+    pub fn seal(&mut self, ops: &mut LogOps<'_>) -> Option<Sealed> {
+        match &mut self.state {
+            State::Open(writer) if self.fault.is_none() => writer.seal(ops),
+            _ => None,
+        }
     }
 
     /// Reads one record (at `ptr`, `len` bytes as in [`Placed::len`]); the answer is `LogEvent::Read` with `token`.
-    pub fn read(&mut self, _ptr: LogPtr, _len: u32, _token: u64, _ops: &mut LogOps<'_>) {}
+    pub fn read(&mut self, ptr: LogPtr, len: u32, token: u64, ops: &mut LogOps<'_>) {
+        self.reads.start(ptr, len, token, ops);
+    }
 
-    /// Takes the completion of one of the log's operations; `false` if `op` is none of them.
+    /// Takes the completion of one of the log's operations; `false` if `op` is none of them (or what it belonged to has
+    /// failed already).
     pub fn handle(
         &mut self,
-        _op: OpId,
-        _result: Result<LogReply, IoFault>,
-        _events: &mut Vec<LogEvent>,
-        _ops: &mut LogOps<'_>,
+        op: OpId,
+        result: Result<LogReply, IoFault>,
+        events: &mut Vec<LogEvent>,
+        ops: &mut LogOps<'_>,
     ) -> bool {
-        false
+        if self.reads.handle(op, &result, events) {
+            return true;
+        }
+        if self.fault.is_some() {
+            return false;
+        }
+        match &mut self.state {
+            State::Closed => false,
+            State::Recovering(recovery) => match recovery.handle(op, &result, events, ops) {
+                Progress::NotMine => false,
+                Progress::Going => true,
+                Progress::Failed(fault) => {
+                    self.reads.segments = recovery.readable();
+                    self.fail(fault, events);
+                    true
+                }
+                Progress::Done(mut opened) => {
+                    self.reads.segments = std::mem::take(&mut opened.segments);
+                    let active = opened.active;
+                    self.durable_end = LogPtr { segment: active.seal.segment, offset: active.end };
+                    self.state = State::Open(Box::new(Writer::new(&self.config, *opened, ops)));
+                    true
+                }
+            },
+            State::Open(writer) => match writer.handle(op, &result, events, ops) {
+                Outcome::NotMine => false,
+                Outcome::Going => true,
+                Outcome::Durable(active) => {
+                    self.reads.segments.insert(active.seal.segment, active);
+                    self.durable_end = LogPtr { segment: active.seal.segment, offset: active.end };
+                    true
+                }
+                Outcome::Failed(fault) => {
+                    self.fail(fault, events);
+                    true
+                }
+            },
+        }
     }
 
     /// End of what is durable.
     #[must_use]
     pub fn durable_end(&self) -> LogPtr {
-        LogPtr::default()
+        self.durable_end
+    }
+
+    /// GC point and first live segment by the durable records; `None` before `Ready`.
+    #[must_use]
+    pub fn gc(&self) -> Option<(CommitTs, SegmentId)> {
+        match &self.state {
+            State::Open(writer) => Some(writer.gc()),
+            State::Closed | State::Recovering(_) => None,
+        }
+    }
+
+    /// Gives the slots of all segments below the first live one back for reuse: that they may go is durable in the log
+    /// ([`Record::gc`], rules 6). The owner calls it when no reader needs them any more; reads of them fail from now on.
+    pub fn release(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        let State::Open(writer) = &mut self.state else { return };
+        let keep = writer.gc().1.min(writer.active().seal.segment);
+        let kept = self.reads.segments.split_off(&keep);
+        let freed = std::mem::replace(&mut self.reads.segments, kept);
+        writer.free.extend(freed.values().map(|place| place.slot));
+    }
+
+    fn fail(&mut self, fault: Fault, events: &mut Vec<LogEvent>) {
+        if let State::Open(writer) = &mut self.state {
+            writer.drop_staged();
+        }
+        events.push(LogEvent::ReadOnly(fault.clone()));
+        self.fault = Some(fault);
     }
 
     /// Asserts the structural invariants.
-    pub fn check(&self) {}
+    pub fn check(&self) {
+        if let State::Open(writer) = &self.state {
+            writer.check();
+            let end = self.reads.segments.get(&self.durable_end.segment).map(|place| place.end);
+            assert_eq!(end, Some(self.durable_end.offset), "reads go up to the durable end");
+            assert!(self.durable_end.segment <= writer.active().seal.segment, "the durable end is not ahead");
+            let slots: std::collections::BTreeSet<_> = self.reads.segments.values().map(|place| place.slot).collect();
+            assert_eq!(slots.len(), self.reads.segments.len(), "no slot carries two segments");
+            assert!(writer.free.is_disjoint(&slots), "no slot in use is free");
+        }
+    }
 }

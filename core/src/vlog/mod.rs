@@ -1,5 +1,20 @@
 //! The value log, format v2 (rules 2).
 
+mod batch;
+mod decide;
+pub mod format;
 pub mod log;
 pub mod op;
+mod read;
 pub mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
+mod testdisk;
+#[cfg(test)]
+mod tests;

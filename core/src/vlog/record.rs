@@ -1,6 +1,6 @@
 //! One record of the value log.
 
-use crate::ids::{CommitTs, StartTs};
+use crate::ids::{CommitTs, SegmentId, StartTs};
 use bytes::Bytes;
 
 /// What a record is (rules 1–3). The numbers are on disk.
@@ -25,6 +25,24 @@ pub enum RecordKind {
     Gc = 8,
 }
 
+impl RecordKind {
+    /// The kind with this number on disk.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::SegmentStart,
+            2 => Self::Prewrite,
+            3 => Self::Commit,
+            4 => Self::RollbackHint,
+            5 => Self::Fake,
+            6 => Self::VerdictCommit,
+            7 => Self::VerdictRollback,
+            8 => Self::Gc,
+            _ => return None,
+        })
+    }
+}
+
 /// A record as it is staged and as it is read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -32,4 +50,24 @@ pub struct Record {
     pub start_ts: StartTs,
     pub commit_ts: CommitTs,
     pub payload: Bytes,
+}
+
+impl Record {
+    /// The record that says: the GC point is `point`, segments before `first_live` may be freed (rules 6).
+    #[must_use]
+    pub fn gc(point: CommitTs, first_live: SegmentId) -> Self {
+        Self {
+            kind: RecordKind::Gc,
+            start_ts: StartTs::ZERO,
+            commit_ts: point,
+            payload: Bytes::copy_from_slice(&first_live.raw().to_le_bytes()),
+        }
+    }
+
+    /// GC point and first live segment, if this is a [`RecordKind::Gc`] as [`Record::gc`] makes it.
+    #[must_use]
+    pub fn as_gc(&self) -> Option<(CommitTs, SegmentId)> {
+        let raw = <[u8; 8]>::try_from(self.payload.as_ref()).ok()?;
+        (self.kind == RecordKind::Gc).then_some((self.commit_ts, SegmentId::new(u64::from_le_bytes(raw))))
+    }
 }

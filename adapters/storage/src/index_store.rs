@@ -1,0 +1,146 @@
+//! The index port (design 2.3, rules 3) on RocksDB: one column family, no write-ahead log of its own.
+//!
+//! **What a crash leaves.** A write batch goes into one memtable as a whole (RocksDB switches memtables only between batches),
+//! memtables are flushed, and their files entered into the manifest, oldest first. So whatever made it to the disk is a prefix of
+//! the applied batches, also when RocksDB itself begins a flush because a memtable is full; everything before a completed
+//! `Flush` is in it. Compaction rewrites only what was flushed. With a single column family no two parts can be flushed apart.
+//!
+//! One thread carries out the operations in order; a clean close flushes what is left.
+
+use crate::dir::{DirError, create_dir};
+use crate::worker::Worker;
+use binlog_core::fault::IoFault;
+use binlog_core::ids::OpId;
+use binlog_core::index::op::{Change, IndexOp, IndexReply};
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, FlushOptions, IteratorMode, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Takes a completion; called on the port's thread and must not block for long.
+pub type IndexDone = Arc<dyn Fn(OpId, Result<IndexReply, IoFault>) + Send + Sync>;
+
+/// Sizes of the index in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexOptions {
+    /// A memtable that grows beyond this is flushed without being asked; the owner flushes earlier.
+    pub write_buffer_bytes: usize,
+    /// Blocks of files, with their filters.
+    pub cache_bytes: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self { write_buffer_bytes: 64 << 20, cache_bytes: 64 << 20 }
+    }
+}
+
+/// An ordered key-value store in one directory.
+pub struct IndexStore {
+    worker: Worker<(OpId, IndexOp)>,
+    done: IndexDone,
+}
+
+impl IndexStore {
+    /// Opens or creates the store at `path`.
+    pub fn open(
+        path: &Path,
+        options: IndexOptions,
+        done: impl Fn(OpId, Result<IndexReply, IoFault>) + Send + Sync + 'static,
+    ) -> Result<Self, DirError> {
+        create_dir(path)?;
+        let bad = |what: String| DirError::Bad { path: path.to_owned(), what };
+        let rocks = |error: rocksdb::Error| bad(format!("cannot open the index: {}", error.into_string()));
+        let db = DB::open(&settings(options).map_err(rocks)?, path).map_err(rocks)?;
+        let done: IndexDone = Arc::new(done);
+        let answer = Arc::clone(&done);
+        let mut writes = WriteOptions::default();
+        writes.disable_wal(true);
+        let worker = Worker::spawn("index", move |(op, request)| answer(op, execute(&db, &writes, request)))
+            .map_err(DirError::io("cannot start the thread for", path))?;
+        Ok(Self { worker, done })
+    }
+
+    /// Queues one operation; its completion goes to the callback.
+    pub fn submit(&self, op: OpId, request: IndexOp) {
+        if let Err((op, _)) = self.worker.submit((op, request)) {
+            (self.done)(op, Err(IoFault::Unavailable("the thread of the index is gone".to_owned())));
+        }
+    }
+}
+
+impl std::fmt::Debug for IndexStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IndexStore").finish_non_exhaustive()
+    }
+}
+
+fn settings(options: IndexOptions) -> Result<Options, rocksdb::Error> {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    blocks.set_block_cache(&Cache::new_lru_cache(options.cache_bytes)?);
+    // Filters and indexes count against the cache, so that memory is bounded.
+    blocks.set_cache_index_and_filter_blocks(true);
+    let mut settings = Options::default();
+    settings.create_if_missing(true);
+    settings.set_block_based_table_factory(&blocks);
+    settings.set_compression_type(DBCompressionType::None);
+    settings.set_write_buffer_size(options.write_buffer_bytes);
+    settings.set_atomic_flush(true);
+    settings.set_max_open_files(MAX_OPEN_FILES);
+    settings.set_keep_log_file_num(2);
+    settings.set_log_level(LogLevel::Warn);
+    Ok(settings)
+}
+
+fn execute(db: &DB, writes: &WriteOptions, request: IndexOp) -> Result<IndexReply, IoFault> {
+    match request {
+        IndexOp::Apply(changes) => {
+            let mut batch = WriteBatch::default();
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => batch.put(key, value),
+                    Change::Delete(key) => batch.delete(key),
+                    // RocksDB refuses an inverted range; it holds no key.
+                    Change::DeleteRange(from, to) if from >= to => {}
+                    Change::DeleteRange(from, to) => batch.delete_range(from, to),
+                }
+            }
+            db.write_opt(batch, writes).map_err(fault)?;
+            Ok(IndexReply::Applied)
+        }
+        IndexOp::Flush => {
+            let mut options = FlushOptions::default();
+            options.set_wait(true);
+            db.flush_opt(&options).map_err(fault)?;
+            Ok(IndexReply::Flushed)
+        }
+        IndexOp::Get(keys) => {
+            let values = db.multi_get(keys).into_iter().map(|value| Ok(value.map_err(fault)?.map(Bytes::from)));
+            Ok(IndexReply::Values(values.collect::<Result<_, _>>()?))
+        }
+        IndexOp::Scan { from, to, limit } => {
+            if from >= to {
+                return Ok(IndexReply::Pairs(Vec::new()));
+            }
+            let mut options = ReadOptions::default();
+            options.set_iterate_upper_bound(to);
+            let pairs = db.iterator_opt(IteratorMode::From(&from, Direction::Forward), options).take(limit);
+            let pairs = pairs.map(|pair| pair.map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
+            Ok(IndexReply::Pairs(pairs.collect::<Result<_, _>>().map_err(fault)?))
+        }
+    }
+}
+
+fn fault(error: rocksdb::Error) -> IoFault {
+    let text = error.into_string();
+    if text.contains("No space left on device") { IoFault::NoSpace(text) } else { IoFault::Other(text) }
+}
+
+/// One false positive in a hundred.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Descriptors of table files; the rest of the process's limit is for slots and connections.
+const MAX_OPEN_FILES: i32 = 256;

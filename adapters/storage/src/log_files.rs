@@ -1,0 +1,204 @@
+//! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`.
+//!
+//! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
+//! history never delays a flush. A read may therefore overtake a write that is not answered yet; the log reads only what it knows to
+//! be durable. Each slot has one descriptor, kept from its first use on: an error of a sync is reported to the descriptor that wrote.
+
+use crate::dir::{DirError, create_dir, parent_of, sync_dir};
+use crate::io_fault;
+use crate::worker::Worker;
+use binlog_core::fault::IoFault;
+use binlog_core::ids::{OpId, SlotId};
+use binlog_core::vlog::op::{LogOp, LogReply};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Takes a completion; called on a thread of the port and must not block for long.
+pub type LogDone = Arc<dyn Fn(OpId, Result<LogReply, IoFault>) + Send + Sync>;
+
+/// The value log's files in one data directory.
+pub struct LogFiles {
+    writer: Worker<(OpId, LogOp)>,
+    reader: Worker<(OpId, LogOp)>,
+    done: LogDone,
+}
+
+impl LogFiles {
+    /// Creates `<data_dir>/log` where it is missing and makes it durable.
+    pub fn open(data_dir: &Path, done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static) -> Result<Self, DirError> {
+        let dir = data_dir.join("log");
+        create_dir(&dir)?;
+        // Also when they existed: a crash may have come between their creation and the sync of their parents.
+        for parent in [parent_of(&dir), parent_of(parent_of(&dir))] {
+            sync_dir(parent).map_err(DirError::io("cannot sync directory", parent))?;
+        }
+        let done: LogDone = Arc::new(done);
+        let slots = Arc::new(Slots { dir: dir.clone(), open: Mutex::default() });
+        let spawn = |name: &str| {
+            let (slots, done) = (Arc::clone(&slots), Arc::clone(&done));
+            Worker::spawn(name, move |(op, request)| done(op, slots.execute(request)))
+                .map_err(DirError::io("cannot start the threads for", &dir))
+        };
+        Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, done })
+    }
+
+    /// Queues one operation; its completion goes to the callback.
+    pub fn submit(&self, op: OpId, request: LogOp) {
+        let worker = if matches!(request, LogOp::Read { .. }) { &self.reader } else { &self.writer };
+        if let Err((op, _)) = worker.submit((op, request)) {
+            (self.done)(op, Err(IoFault::Unavailable("the thread of the log files is gone".to_owned())));
+        }
+    }
+}
+
+impl std::fmt::Debug for LogFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogFiles").finish_non_exhaustive()
+    }
+}
+
+struct Slots {
+    dir: PathBuf,
+    open: Mutex<BTreeMap<SlotId, Arc<File>>>,
+}
+
+impl Slots {
+    fn execute(&self, request: LogOp) -> Result<LogReply, IoFault> {
+        match request {
+            LogOp::List => self.list().map(LogReply::Slots),
+            LogOp::Create { slot } => self.create(slot).map(|()| LogReply::Created),
+            LogOp::Write { slot, offset, parts } => {
+                let file = self.file(slot)?;
+                write_all_at(&file, offset, &parts).map_err(|e| io_fault("write to", &self.path(slot), &e))?;
+                Ok(LogReply::Written)
+            }
+            LogOp::Sync { slot } => {
+                let file = self.file(slot)?;
+                file.sync_data().map_err(|e| io_fault("sync of", &self.path(slot), &e))?;
+                Ok(LogReply::Synced)
+            }
+            LogOp::Read { slot, offset, len } => {
+                let file = self.file(slot)?;
+                let data = read_at(&file, offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
+                Ok(LogReply::Data(data))
+            }
+        }
+    }
+
+    fn path(&self, slot: SlotId) -> PathBuf {
+        self.dir.join(name(slot))
+    }
+
+    fn list(&self) -> Result<Vec<(SlotId, u64)>, IoFault> {
+        let fault = |error: io::Error| io_fault("list of", &self.dir, &error);
+        let mut slots = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            let file = entry.file_name();
+            let number = file.to_str().and_then(|text| text.strip_suffix(".slot")).and_then(|text| text.parse().ok());
+            // Only names that this port gives; whatever else lies here is not ours.
+            if let Some(slot) = number.map(SlotId::new).filter(|slot| file.to_str() == Some(&name(*slot))) {
+                slots.push((slot, entry.metadata().map_err(fault)?.len()));
+            }
+        }
+        slots.sort_unstable();
+        Ok(slots)
+    }
+
+    fn create(&self, slot: SlotId) -> Result<(), IoFault> {
+        let path = self.path(slot);
+        let create = || -> io::Result<File> {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            file.sync_all()?;
+            sync_dir(&self.dir)?;
+            Ok(file)
+        };
+        let file = create().map_err(|e| io_fault("creation of", &path, &e))?;
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, Arc::new(file));
+        Ok(())
+    }
+
+    fn file(&self, slot: SlotId) -> Result<Arc<File>, IoFault> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&slot) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(slot);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
+        open.insert(slot, Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+fn name(slot: SlotId) -> String {
+    format!("{:06}.slot", slot.raw())
+}
+
+/// Writes all parts, concatenated, at `offset`; as few system calls as the kernel allows.
+fn write_all_at(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
+    let mut rest: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).filter(|part: &&[u8]| !part.is_empty()).rev().collect();
+    while !rest.is_empty() {
+        let written = match write_vectored_at(file, offset, &rest) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            other => other?,
+        };
+        offset += written as u64;
+        let mut left = written;
+        while left > 0 {
+            let Some(part) = rest.pop() else { break };
+            match part.get(left..) {
+                Some([]) => left = 0,
+                Some(tail) => {
+                    rest.push(tail);
+                    left = 0;
+                }
+                None => left -= part.len(),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One `pwritev` of the last [`MAX_PARTS`] elements of `rest`, last first.
+#[allow(unsafe_code)]
+fn write_vectored_at(file: &File, offset: u64, rest: &[&[u8]]) -> io::Result<usize> {
+    let vectors: Vec<libc::iovec> = rest
+        .iter()
+        .rev()
+        .take(MAX_PARTS)
+        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+        .collect();
+    let count = libc::c_int::try_from(vectors.len()).map_err(|_| ErrorKind::InvalidInput)?;
+    let offset = libc::off_t::try_from(offset).map_err(|_| ErrorKind::FileTooLarge)?;
+    // SAFETY: `vectors` holds `count` elements that point to live slices; pwritev only reads from them; the descriptor is open.
+    let written = unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), count, offset) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// Up to `len` bytes at `offset`; memory only for what the file has.
+fn read_at(file: &File, offset: u64, len: u64) -> io::Result<Bytes> {
+    let there = file.metadata()?.len().saturating_sub(offset).min(len);
+    let mut data = vec![0; usize::try_from(there).map_err(|_| ErrorKind::OutOfMemory)?];
+    let mut filled = 0;
+    while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    data.truncate(filled);
+    Ok(data.into())
+}
+
+/// `IOV_MAX` on Linux.
+const MAX_PARTS: usize = 1024;

@@ -1,0 +1,153 @@
+//! Reading a segment in order, in bounded pieces (rules 2, recovery). Asks for bytes, never reads itself: the caller turns
+//! [`Need`] into a read operation and feeds the answer. Memory is one batch, as it was when the batch was written, plus one
+//! chunk; a length is believed only when its checksum holds and the file is that long.
+
+use super::batch;
+use super::format::{BATCH_HEADER, BLOCK, BatchHeader, Seal, align_up, decode_batch_header, to_usize};
+use super::log::BatchSeq;
+use super::record::Record;
+use crate::ids::SlotId;
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Bytes that the caller should read and feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Need {
+    pub slot: SlotId,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// A batch whose header and records all verify.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub offset: u64,
+    /// Where the next batch begins.
+    pub end: u64,
+    pub seq: BatchSeq,
+    pub records: Vec<(u64, Record)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Step {
+    Need(Need),
+    Batch(Batch),
+    /// No valid batch begins at `at`; `header` if only its records are bad.
+    Invalid { at: u64, header: Option<BatchHeader>, why: &'static str },
+    /// The limit is reached exactly.
+    End,
+}
+
+/// Walks the batches of one segment from `pos` up to `limit`.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    pub seal: Seal,
+    pub slot: SlotId,
+    pos: u64,
+    limit: u64,
+    /// Bytes from `pos` on.
+    buf: BytesMut,
+    asked: u64,
+}
+
+impl Scanner {
+    pub fn new(seal: Seal, slot: SlotId, pos: u64, limit: u64) -> Self {
+        Self { seal, slot, pos, limit, buf: BytesMut::new(), asked: 0 }
+    }
+
+    pub fn step(&mut self) -> Step {
+        let left = self.limit.saturating_sub(self.pos);
+        if left == 0 {
+            return Step::End;
+        }
+        if left < BATCH_HEADER as u64 {
+            return self.invalid(None, "batch header is cut off");
+        }
+        if self.buf.len() < BATCH_HEADER {
+            return self.need(left);
+        }
+        let Some(header) = decode_batch_header(self.seal, self.pos, &self.buf) else {
+            return self.invalid(None, "no batch of this segment begins here");
+        };
+        let total = header.payload_len.saturating_add(BATCH_HEADER as u64);
+        if total > left {
+            return self.invalid(Some(header), "batch reaches beyond the end");
+        }
+        if (self.buf.len() as u64) < total {
+            return self.need(left);
+        }
+        let bytes = self.buf.split_to(to_usize(total)).freeze();
+        match batch::decode(self.seal, self.pos, header, &bytes) {
+            Err(why) => self.invalid(Some(header), why),
+            Ok(records) => {
+                let offset = self.pos;
+                self.pos = align_up(offset + total);
+                // The padding may not have been read (or may not exist behind a torn file end): it is skipped, not checked.
+                let padding = to_usize(self.pos - offset - total).min(self.buf.len());
+                self.buf.advance(padding);
+                if self.buf.is_empty() {
+                    self.buf = BytesMut::new();
+                }
+                Step::Batch(Batch { offset, end: self.pos, seq: header.seq, records })
+            }
+        }
+    }
+
+    pub fn feed(&mut self, data: &Bytes) {
+        if (data.len() as u64) < self.asked {
+            // The file ends earlier than its size said.
+            self.limit = self.limit.min(self.pos + (self.buf.len() + data.len()) as u64);
+        }
+        self.buf.extend_from_slice(data);
+    }
+
+    fn need(&mut self, left: u64) -> Step {
+        let have = self.buf.len() as u64;
+        self.asked = CHUNK.min(left - have.min(left));
+        Step::Need(Need { slot: self.slot, offset: self.pos + have, len: self.asked })
+    }
+
+    fn invalid(&self, header: Option<BatchHeader>, why: &'static str) -> Step {
+        Step::Invalid { at: self.pos, header, why }
+    }
+}
+
+/// Looks at the beginning of every block for a batch header of this segment: behind the first invalid batch there must be
+/// none, because nothing was written there before that batch was durable.
+#[derive(Debug)]
+pub(super) struct Hunt {
+    pub seal: Seal,
+    pub slot: SlotId,
+    pos: u64,
+    limit: u64,
+}
+
+impl Hunt {
+    /// From `from` (a block boundary) to `limit`, the length of the file.
+    pub fn new(seal: Seal, slot: SlotId, from: u64, limit: u64) -> Self {
+        Self { seal, slot, pos: from, limit }
+    }
+
+    /// What to read next; `None` when the end is reached.
+    pub fn need(&self) -> Option<Need> {
+        let left = self.limit.saturating_sub(self.pos);
+        (left >= BATCH_HEADER as u64).then(|| Need { slot: self.slot, offset: self.pos, len: CHUNK.min(left) })
+    }
+
+    /// The first header in `data`, with its offset.
+    pub fn feed(&mut self, data: &Bytes) -> Option<(u64, BatchHeader)> {
+        for block in data.chunks(to_usize(BLOCK)) {
+            if let Some(header) = decode_batch_header(self.seal, self.pos, block) {
+                return Some((self.pos, header));
+            }
+            self.pos += BLOCK;
+        }
+        if data.is_empty() {
+            self.limit = self.pos;
+        }
+        None
+    }
+}
+
+/// One read: large enough that a disk streams, small enough that recovery needs no memory to speak of. A multiple of
+/// [`BLOCK`].
+const CHUNK: u64 = 1 << 20;

@@ -1,0 +1,167 @@
+//! An in-memory disk for tests of the log (rules 10): what can be read and what is durable are apart, page by page.
+//!
+//! * Kill: what was written stays readable. Power loss: each un-synced page of 4 KiB is kept, lost, torn by sector or garbled,
+//!   independently of the others.
+//! * A failed sync leaves pages that read new, count as clean, are not touched by a later sync and vanish with the power.
+//! * A failed write leaves a prefix. A file that is being created may or may not exist after a crash.
+
+use super::op::{LogOp, LogReply};
+use super::segment::Salts;
+use crate::fault::IoFault;
+use crate::ids::SlotId;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const PAGE: usize = 4096;
+
+#[derive(Debug)]
+pub struct Disk {
+    pub files: BTreeMap<SlotId, File>,
+    rng: Salts,
+    /// The next write, sync or create fails.
+    pub fail_next: bool,
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct File {
+    pub visible: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    /// Dropped by a failed sync: readable, clean, not durable.
+    lost: BTreeSet<usize>,
+}
+
+impl Disk {
+    pub fn new(seed: u64) -> Self {
+        Self { files: BTreeMap::new(), rng: Salts::new(seed), fail_next: false }
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.rng.next() % n as u64) as usize
+    }
+
+    /// A durable file with these contents.
+    pub fn put(&mut self, slot: SlotId, contents: Vec<u8>) {
+        let file = File { visible: contents.clone(), durable: contents, ..File::default() };
+        self.files.insert(slot, file);
+    }
+
+    /// Everything written so far becomes durable, for tests that edit files.
+    pub fn settle(&mut self) {
+        for file in self.files.values_mut() {
+            *file = File { visible: file.visible.clone(), durable: file.visible.clone(), ..File::default() };
+        }
+    }
+
+    pub fn execute(&mut self, op: &LogOp) -> Result<LogReply, IoFault> {
+        let changes = matches!(op, LogOp::Create { .. } | LogOp::Write { .. } | LogOp::Sync { .. });
+        let fail = changes && std::mem::take(&mut self.fail_next);
+        let error = || IoFault::NoSpace("injected".to_owned());
+        match op {
+            LogOp::List => {
+                Ok(LogReply::Slots(self.files.iter().map(|(slot, f)| (*slot, f.visible.len() as u64)).collect()))
+            }
+            LogOp::Create { slot } => {
+                if fail && self.below(2) == 0 {
+                    return Err(error());
+                }
+                assert!(!self.files.contains_key(slot), "slot {slot} is created twice");
+                self.files.insert(*slot, File::default());
+                if fail { Err(error()) } else { Ok(LogReply::Created) }
+            }
+            LogOp::Write { slot, offset, parts } => {
+                let mut data = parts.concat();
+                if fail {
+                    let keep = self.below(data.len() + 1);
+                    data.truncate(keep);
+                }
+                let file = self.files.get_mut(slot).expect("write to a file that exists");
+                let (from, to) = (*offset as usize, *offset as usize + data.len());
+                assert_eq!(from % PAGE, 0, "writes begin on block boundaries");
+                if file.visible.len() < to {
+                    file.visible.resize(to, 0);
+                }
+                file.visible[from..to].copy_from_slice(&data);
+                for page in from / PAGE..to.div_ceil(PAGE) {
+                    file.dirty.insert(page);
+                    file.lost.remove(&page);
+                }
+                if fail { Err(error()) } else { Ok(LogReply::Written) }
+            }
+            LogOp::Sync { slot } => {
+                let mut dirty = std::mem::take(&mut self.files.get_mut(slot).expect("sync of a file that exists").dirty);
+                let mut lost = BTreeSet::new();
+                if fail {
+                    lost = dirty.iter().copied().filter(|_| self.rng.next() % 2 == 0).collect();
+                    dirty.retain(|page| !lost.contains(page));
+                }
+                let file = self.files.get_mut(slot).expect("it was there");
+                for page in dirty {
+                    file.persist(page);
+                }
+                file.lost.extend(lost);
+                if fail { Err(error()) } else { Ok(LogReply::Synced) }
+            }
+            LogOp::Read { slot, offset, len } => {
+                let file = self.files.get(slot).ok_or_else(|| IoFault::NotFound(slot.to_string()))?;
+                let from = (*offset as usize).min(file.visible.len());
+                let to = from.saturating_add(*len as usize).min(file.visible.len());
+                Ok(LogReply::Data(Bytes::copy_from_slice(&file.visible[from..to])))
+            }
+        }
+    }
+
+    /// The power goes.
+    pub fn power_loss(&mut self) {
+        let slots: Vec<_> = self.files.keys().copied().collect();
+        for slot in slots {
+            let mut file = self.files.remove(&slot).expect("listed");
+            for page in std::mem::take(&mut file.dirty) {
+                match self.below(4) {
+                    0 => {}
+                    1 => file.persist(page),
+                    2 => {
+                        let old = file.durable.clone();
+                        file.persist(page);
+                        for sector in page * 8..page * 8 + 8 {
+                            let range = sector * 512..((sector + 1) * 512).min(file.durable.len());
+                            if range.start < range.end && self.below(2) == 0 {
+                                for at in range {
+                                    file.durable[at] = old.get(at).copied().unwrap_or(0);
+                                }
+                            }
+                        }
+                    }
+                    _ => {
+                        file.persist(page);
+                        let end = ((page + 1) * PAGE).min(file.durable.len());
+                        for at in page * PAGE..end {
+                            file.durable[at] = self.rng.next() as u8;
+                        }
+                    }
+                }
+            }
+            let durable = file.durable;
+            self.put(slot, durable);
+        }
+    }
+
+    /// As `power_loss`, with an operation under way.
+    pub fn crash_within(&mut self, op: &LogOp) {
+        match op {
+            LogOp::Create { .. } if self.below(2) == 0 => {}
+            LogOp::Read { .. } | LogOp::List => {}
+            op => drop(self.execute(op)),
+        }
+    }
+}
+
+impl File {
+    fn persist(&mut self, page: usize) {
+        let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(self.visible.len()));
+        if self.durable.len() < to {
+            self.durable.resize(to, 0);
+        }
+        self.durable[from..to].copy_from_slice(&self.visible[from..to]);
+    }
+}

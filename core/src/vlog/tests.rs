@@ -1,0 +1,351 @@
+//! Property test of the whole log on [`Disk`]: random histories of staging, flushing, crashing and recovering.
+//!
+//! The owner is modelled by its index: an entry per record that was reported `Durable` or `Tail`, of which a crash keeps a prefix
+//! that includes what was flushed. Checked at every `Tail` and `Ready`: what was ever reported is there, in the same order; what is
+//! reported in addition continues it in the order of staging; what was missing once never appears again. And every entry reads
+//! back.
+
+use super::log::{BatchSeq, IndexClaims, Log, LogConfig, LogEvent, LogOps, Placed};
+use super::op::LogOp;
+use super::record::{Record, RecordKind};
+use super::testdisk::Disk;
+use crate::fault::Fault;
+use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, StartTs};
+use bytes::Bytes;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+
+pub const SEGMENT: u64 = 64 << 10;
+
+pub fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: SEGMENT,
+        node: [7; 16],
+        cluster: ClusterId::new(42),
+        max_batch_bytes: 20_000,
+        max_batch_records: 5,
+    }
+}
+
+/// The record number `id`; some are larger than a segment.
+pub fn record(id: u64) -> Record {
+    let size = match id % 37 {
+        0 => 0,
+        7 => 90_000,
+        n if n % 5 == 0 => 17_000,
+        n => n * 97,
+    };
+    Record {
+        kind: if id.is_multiple_of(3) { RecordKind::Commit } else { RecordKind::Prewrite },
+        start_ts: StartTs::new(id),
+        commit_ts: CommitTs::new(id),
+        payload: Bytes::from(vec![id as u8; size as usize]),
+    }
+}
+
+/// One step of the index: `None` moves only the end.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    placed: Option<Placed>,
+    end: LogPtr,
+}
+
+pub struct World {
+    pub disk: Disk,
+    pub log: Log,
+    ids: OpIds,
+    queue: VecDeque<(OpId, LogOp)>,
+    sealed: BTreeMap<BatchSeq, Vec<Placed>>,
+    next_id: u64,
+    lives: u64,
+    /// Timestamps in log order: first those that were reported (`reported` of them), then those that may still turn up.
+    history: Vec<u64>,
+    reported: usize,
+    records: BTreeMap<u64, Record>,
+    index: Vec<Entry>,
+    flushed: usize,
+    reads: BTreeMap<u64, Result<Record, Fault>>,
+    pub ready: bool,
+    pub fault: Option<Fault>,
+    injected: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut world = Self {
+            disk: Disk::new(seed),
+            log: Log::new(config(), seed),
+            ids: OpIds::default(),
+            queue: VecDeque::new(),
+            sealed: BTreeMap::new(),
+            next_id: 1,
+            lives: seed,
+            history: Vec::new(),
+            reported: 0,
+            records: BTreeMap::new(),
+            index: Vec::new(),
+            flushed: 0,
+            reads: BTreeMap::new(),
+            ready: false,
+            fault: None,
+            injected: false,
+        };
+        world.start(false);
+        world
+    }
+
+    fn ops<T>(&mut self, f: impl FnOnce(&mut Log, &mut LogOps<'_>) -> T) -> T {
+        f(&mut self.log, &mut LogOps { ids: &mut self.ids, out: &mut self.queue })
+    }
+
+    pub fn claims(&self, flushed: bool) -> IndexClaims {
+        let indexed_end = self.index.last().map(|entry| entry.end);
+        IndexClaims { indexed_end, flushed_end: if flushed { indexed_end } else { None } }
+    }
+
+    pub fn start(&mut self, flushed: bool) {
+        self.start_with(self.claims(flushed));
+    }
+
+    pub fn start_with(&mut self, claims: IndexClaims) {
+        self.lives += 1;
+        self.log = Log::new(config(), self.lives.wrapping_mul(0x1234_5678_9abc_def1));
+        self.queue.clear();
+        self.sealed.clear();
+        self.ready = false;
+        self.fault = None;
+        self.injected = false;
+        self.disk.fail_next = false;
+        self.ops(|log, ops| log.recover(claims, ops));
+    }
+
+    /// The process ends; the index keeps `keep` of what it had not flushed.
+    pub fn crash(&mut self, power: bool, keep: usize, flushed: bool) {
+        if let Some((_, op)) = self.queue.front()
+            && keep % 2 == 0
+        {
+            let op = op.clone();
+            self.disk.crash_within(&op);
+        }
+        if power {
+            self.disk.power_loss();
+        }
+        let loose = self.index.len() - self.flushed;
+        self.index.truncate(self.flushed + keep % (loose + 1));
+        self.flushed = self.index.len();
+        self.start(flushed);
+    }
+
+    pub fn stage(&mut self, record: Record) {
+        if self.log.is_ready() {
+            let id = record.commit_ts.raw();
+            self.history.push(id);
+            self.records.insert(id, record.clone());
+            self.log.stage(record);
+        }
+    }
+
+    pub fn stage_many(&mut self, count: u64) {
+        for _ in 0..count {
+            let id = self.next_id;
+            self.next_id += 1;
+            self.stage(record(id));
+        }
+    }
+
+    /// Everything that is indexed is flushed; then GC may free what lies below.
+    pub fn gc(&mut self) {
+        self.flushed = self.index.len();
+        let Some(first_live) = self.index.last().map(|entry| entry.end.segment) else { return };
+        let id = self.next_id;
+        self.next_id += 1;
+        self.stage(Record::gc(CommitTs::new(id), first_live));
+    }
+
+    pub fn seal(&mut self) {
+        if let Some(sealed) = self.ops(Log::seal) {
+            assert!(self.sealed.is_empty(), "one flush in flight");
+            self.sealed.insert(sealed.seq, sealed.records);
+        }
+    }
+
+    /// Carries out one operation: the oldest, or now and then a later read, as the port's second thread would.
+    pub fn run_one(&mut self, choice: u64) -> bool {
+        let mut at = 0;
+        if choice.is_multiple_of(3) {
+            at = self.queue.iter().position(|(_, op)| matches!(op, LogOp::Read { .. })).unwrap_or(0);
+        }
+        let Some((op, request)) = self.queue.remove(at) else { return false };
+        let failing = self.disk.fail_next;
+        let result = self.disk.execute(&request);
+        self.injected |= failing && !self.disk.fail_next;
+        let mut events = Vec::new();
+        self.ops(|log, ops| log.handle(op, result, &mut events, ops));
+        self.log.check();
+        for event in events {
+            self.event(event);
+        }
+        true
+    }
+
+    pub fn settle(&mut self) {
+        for round in 1.. {
+            self.seal();
+            if !self.run_one(round) {
+                return;
+            }
+        }
+    }
+
+    fn event(&mut self, event: LogEvent) {
+        match event {
+            LogEvent::Written { seq } => assert!(self.sealed.contains_key(&seq)),
+            LogEvent::Durable { seq, end } => {
+                assert_eq!(self.log.durable_end(), end);
+                for placed in self.sealed.remove(&seq).expect("a sealed batch") {
+                    self.indexed(placed);
+                }
+                self.index.push(Entry { placed: None, end });
+                if self.lives.is_multiple_of(2) {
+                    self.log.release();
+                }
+            }
+            LogEvent::Tail { placed, record } => {
+                assert!(!self.ready);
+                assert_eq!(Some(&record), self.records.get(&placed.commit_ts.raw()));
+                self.indexed(placed);
+            }
+            LogEvent::Ready { end } => {
+                assert!(self.index.iter().all(|entry| entry.end <= end));
+                assert!(self.entries() >= self.reported, "what was reported is there");
+                self.history.truncate(self.entries());
+                self.ready = true;
+                self.index.push(Entry { placed: None, end });
+            }
+            LogEvent::Read { token, result } => assert!(self.reads.insert(token, result).is_none()),
+            LogEvent::ReadOnly(fault) => {
+                assert!(self.injected, "{fault}");
+                self.fault = Some(fault);
+            }
+        }
+    }
+
+    fn entries(&self) -> usize {
+        self.index.iter().filter(|entry| entry.placed.is_some()).count()
+    }
+
+    fn indexed(&mut self, placed: Placed) {
+        let end = LogPtr { offset: placed.ptr.offset + u64::from(placed.len), ..placed.ptr };
+        let at = self.entries();
+        assert_eq!(self.history.get(at).copied(), Some(placed.commit_ts.raw()), "order of staging is kept");
+        assert!(self.index.iter().rev().find_map(|e| e.placed).is_none_or(|last| last.ptr < placed.ptr));
+        self.index.push(Entry { placed: Some(placed), end });
+        self.reported = self.reported.max(at + 1);
+    }
+
+    /// Reads everything that the index knows and GC has not freed.
+    pub fn read_all(&mut self) {
+        let Some((_, first_live)) = self.log.gc() else { return };
+        let placed: Vec<_> = self.index.iter().filter_map(|e| e.placed).collect();
+        let placed: Vec<_> = placed.into_iter().filter(|p| p.ptr.segment >= first_live).collect();
+        self.reads.clear();
+        for p in &placed {
+            self.ops(|log, ops| log.read(p.ptr, p.len, p.commit_ts.raw(), ops));
+        }
+        while self.run_one(3) {}
+        for p in placed {
+            let read = self.reads.remove(&p.commit_ts.raw()).expect("every read is answered");
+            assert_eq!(read.as_ref(), Ok(&self.records[&p.commit_ts.raw()]), "{p:?}");
+        }
+    }
+
+    pub fn contents(&self) -> Vec<u64> {
+        self.index.iter().filter_map(|entry| entry.placed).map(|placed| placed.commit_ts.raw()).collect()
+    }
+
+    /// Restarts without an index, so that the whole retained log is handed out as tail.
+    pub fn rescan(&mut self) {
+        let freed = self.log.gc().map_or(SegmentId::ZERO, |(_, first_live)| first_live);
+        self.index.retain(|entry| entry.placed.is_some_and(|placed| placed.ptr.segment < freed));
+        self.flushed = self.index.len();
+        self.start_with(IndexClaims::default());
+        self.settle();
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Stage(u64),
+    Seal,
+    Run(u64),
+    Settle,
+    Kill(usize),
+    PowerLoss(usize),
+    Fail,
+    Flush,
+    Gc,
+    ReadAll,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => (1u64..12).prop_map(Action::Stage),
+        5 => Just(Action::Seal),
+        8 => (1u64..9).prop_map(Action::Run),
+        3 => Just(Action::Settle),
+        2 => any::<u16>().prop_map(|n| Action::Kill(n.into())),
+        2 => any::<u16>().prop_map(|n| Action::PowerLoss(n.into())),
+        1 => Just(Action::Fail),
+        1 => Just(Action::Flush),
+        1 => Just(Action::Gc),
+        1 => Just(Action::ReadAll),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_acknowledged_is_lost_and_nothing_else_is_served(
+        seed in any::<u64>(), actions in proptest::collection::vec(action(), 1..80),
+    ) {
+        let mut world = World::new(seed);
+        for action in actions {
+            match action {
+                Action::Stage(count) => world.stage_many(count),
+                Action::Seal => world.seal(),
+                Action::Run(count) => for n in 0..count {
+                    world.run_one(seed ^ n);
+                },
+                Action::Settle => world.settle(),
+                Action::Kill(keep) => world.crash(false, keep, keep % 3 == 0),
+                Action::PowerLoss(keep) => world.crash(true, keep, keep % 3 == 0),
+                Action::Fail => world.disk.fail_next = true,
+                Action::Flush => world.flushed = world.index.len(),
+                Action::Gc => world.gc(),
+                Action::ReadAll => world.read_all(),
+            }
+        }
+        world.disk.fail_next = false;
+        world.settle();
+        world.read_all();
+        // In the end, all comes back, and again, and after the power went.
+        for power in [false, false, true, true] {
+            world.crash(power, 1, false);
+            world.settle();
+            prop_assert!(world.ready);
+            let contents = world.contents();
+            prop_assert_eq!(&contents, &world.history);
+            world.read_all();
+        }
+        world.stage_many(3);
+        world.settle();
+        let (contents, files) = (world.contents(), world.disk.files.len());
+        for _ in 0..4 {
+            world.rescan();
+            prop_assert!(world.ready);
+            prop_assert_eq!(&world.contents(), &contents);
+        }
+        prop_assert!(world.disk.files.len() <= files + 2, "restarts do not pile up files");
+    }
+}
