@@ -129,12 +129,8 @@ mod tests {
             let cells: Vec<_> = line.split('|').map(str::trim).collect();
             let first = cells[0] == "first";
             let start = if first { 8192 } else { 12288 };
-            let last = (cells[0] != "none").then(|| LastBatch {
-                start: ptr(3, start),
-                end: 20480,
-                seq: BatchSeq(9),
-                first,
-            });
+            let last =
+                (cells[0] != "none").then(|| LastBatch { start: ptr(3, start), end: 20480, seq: BatchSeq(9), first });
             let indexed_end = match cells[1] {
                 "none" => None,
                 "below" => Some(ptr(2, 1 << 30)),

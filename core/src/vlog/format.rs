@@ -78,9 +78,16 @@ pub(super) fn encode_headers(owner: Owner, seal: Seal) -> Bytes {
 pub(super) enum HeaderCopy {
     /// Blank, torn or never a header.
     None,
-    Valid { owner: Owner, seal: Seal },
+    Valid {
+        owner: Owner,
+        seal: Seal,
+    },
     /// The checksum holds, but another program version wrote it.
-    Unsupported { version: u32, block: u32, segment: SegmentId },
+    Unsupported {
+        version: u32,
+        block: u32,
+        segment: SegmentId,
+    },
 }
 
 /// Reads the header copy that begins with `bytes`.

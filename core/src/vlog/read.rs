@@ -65,7 +65,6 @@ impl Reads {
         events.push(LogEvent::Read { token: read.token, result });
         true
     }
-
 }
 
 fn verify(read: &Pending, result: &Result<LogReply, IoFault>) -> Result<Record, String> {

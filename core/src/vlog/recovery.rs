@@ -50,15 +50,27 @@ pub(super) struct Recovery {
 #[derive(Debug)]
 enum Phase {
     List,
-    Probe { slot: SlotId, len: u64 },
+    Probe {
+        slot: SlotId,
+        len: u64,
+    },
     /// Segments are tried from the highest down; this one begins with no valid batch, so it may hold none at all.
     HuntEmpty(Hunt),
     Newest(Scanner),
-    HuntBehind { hunt: Hunt },
-    Verify { at: usize, scanner: Scanner, seq: BatchSeq },
+    HuntBehind {
+        hunt: Hunt,
+    },
+    Verify {
+        at: usize,
+        scanner: Scanner,
+        seq: BatchSeq,
+    },
     Prepare(Preparing),
     Copy(Flush),
-    Emit { rest: VecDeque<Link>, scanner: Option<Scanner> },
+    Emit {
+        rest: VecDeque<Link>,
+        scanner: Option<Scanner>,
+    },
     Over,
 }
 
@@ -216,7 +228,8 @@ impl Recovery {
             Phase::HuntEmpty(hunt) => {
                 let (segment, slot) = (hunt.seal.segment, hunt.slot);
                 if let Some((at, header)) = hunt.feed(data) {
-                    let what = format!("batch {} is here, but the segment does not begin with a valid batch", header.seq.0);
+                    let what =
+                        format!("batch {} is here, but the segment does not begin with a valid batch", header.seq.0);
                     return Err(damaged(segment, at, what));
                 }
                 match hunt.need() {
@@ -281,7 +294,9 @@ impl Recovery {
             match decode_header(data.get(at..).unwrap_or_default()) {
                 HeaderCopy::None => {}
                 HeaderCopy::Unsupported { version, block, segment } => {
-                    let what = format!("file {slot} has format version {version} with blocks of {block} bytes, which this program does not know");
+                    let what = format!(
+                        "file {slot} has format version {version} with blocks of {block} bytes, which this program does not know"
+                    );
                     return Err(damaged(segment, 0, what));
                 }
                 HeaderCopy::Valid { owner, .. } if owner != self.owner => {
@@ -392,8 +407,7 @@ impl Recovery {
                 let before = Fold { largest_ts: 0, gc: start.gc, first_live: start.first_live };
                 let mut fold = before;
                 batch.records.iter().for_each(|(_, record)| fold.take(record));
-                self.newest =
-                    Some(Newest { segment, start, last: batch, first: true, fold, fold_before_last: before });
+                self.newest = Some(Newest { segment, start, last: batch, first: true, fold, fold_before_last: before });
             }
             Some(newest) => {
                 if batch.seq.0 != newest.last.seq.0 + 1 {
@@ -507,7 +521,9 @@ impl Recovery {
                 let fold = Fold { first_live: id, ..Fold::default() };
                 (SegmentStart { first_live: id, ..EMPTY }, fold, Vec::new())
             }
-            (Some(newest), Verdict::Keep) => (self.after(newest, newest.last.end, newest.last.seq, newest.fold), newest.fold, Vec::new()),
+            (Some(newest), Verdict::Keep) => {
+                (self.after(newest, newest.last.end, newest.last.seq, newest.fold), newest.fold, Vec::new())
+            }
             (Some(newest), Verdict::Copy) => {
                 let seq = BatchSeq(newest.last.seq.0.saturating_sub(1));
                 let fold = newest.fold_before_last;
@@ -576,8 +592,7 @@ impl Recovery {
             });
         }
         let lacking = |link: &&Link| LogPtr { segment: link.seal.segment, offset: link.end } > indexed;
-        self.phase =
-            Phase::Emit { rest: self.chain.iter().filter(lacking).copied().collect(), scanner: None };
+        self.phase = Phase::Emit { rest: self.chain.iter().filter(lacking).copied().collect(), scanner: None };
         self.emit(events, ops)
     }
 

@@ -32,7 +32,11 @@ pub(super) enum Step {
     Need(Need),
     Batch(Batch),
     /// No valid batch begins at `at`; `header` if only its records are bad.
-    Invalid { at: u64, header: Option<BatchHeader>, why: &'static str },
+    Invalid {
+        at: u64,
+        header: Option<BatchHeader>,
+        why: &'static str,
+    },
     /// The limit is reached exactly.
     End,
 }

@@ -89,7 +89,8 @@ impl Disk {
                 if fail { Err(error()) } else { Ok(LogReply::Written) }
             }
             LogOp::Sync { slot } => {
-                let mut dirty = std::mem::take(&mut self.files.get_mut(slot).expect("sync of a file that exists").dirty);
+                let mut dirty =
+                    std::mem::take(&mut self.files.get_mut(slot).expect("sync of a file that exists").dirty);
                 let mut lost = BTreeSet::new();
                 if fail {
                     lost = dirty.iter().copied().filter(|_| self.rng.next() % 2 == 0).collect();

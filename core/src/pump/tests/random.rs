@@ -1,10 +1,11 @@
 //! Random histories against a model of TiDB's clients: what was acknowledged and committed is streamed exactly once and in
 //! order (S1, S2), the watermark never passes a committed transaction that is not indexed (W2), over crashes.
 
-use super::world::{World, c, joined, p, r};
+use super::world::{World, c, config, joined, p, r};
 use crate::ids::CommitTs;
 use crate::index::key;
 use crate::proto::binlog::Binlog;
+use crate::pump::config::PumpConfig;
 use proptest::prelude::*;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ enum Action {
     Index,
     Run,
     Pass(u16),
-    Crash(u8),
+    /// How many batches the index keeps; whether un-synced bytes of the log vanish.
+    Crash(u8, bool),
     Pull,
 }
 
@@ -53,7 +55,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => Just(Action::Index),
         1 => Just(Action::Run),
         2 => (0..5000u16).prop_map(Action::Pass),
-        1 => any::<u8>().prop_map(Action::Crash),
+        1 => any::<(u8, bool)>().prop_map(|(kept, power)| Action::Crash(kept, power)),
         1 => Just(Action::Pull),
     ]
 }
@@ -107,10 +109,14 @@ impl Clients {
             }
             Action::Run => world.run(),
             Action::Pass(ms) => world.pass_ms(ms.into()),
-            Action::Crash(kept) => {
+            Action::Crash(kept, power) => {
                 let kept = usize::from(kept) % (world.unflushed() + 1);
                 self.read_replies(world);
-                world.crash(kept);
+                if power {
+                    world.crash(kept);
+                } else {
+                    world.kill(kept);
+                }
                 world.start();
                 assert!(world.watermark() >= self.persisted, "the watermark went back below what was logged");
                 // A client whose connection broke gives up its transaction.
@@ -206,7 +212,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn acknowledged_and_committed_is_streamed_once_and_in_order(actions in proptest::collection::vec(action(), 1..120)) {
-        let mut world = World::online();
+        let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
+        world.start();
         let mut clients = Clients::default();
         for action in actions {
             clients.act(&mut world, action);

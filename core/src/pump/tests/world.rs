@@ -224,10 +224,15 @@ impl World {
     /// SIGKILL with power loss: un-synced bytes of the log vanish, of the index batches since the last flush the first
     /// `index_batches` stay. Not started again yet.
     pub fn crash(&mut self, index_batches: usize) {
-        let mut disk = std::mem::take(&mut self.disk);
-        for file in disk.files.values_mut() {
+        for file in self.disk.files.values_mut() {
             file.visible = file.durable.clone();
         }
+        self.kill(index_batches);
+    }
+
+    /// SIGKILL: what was written to the log can be read, synced or not.
+    pub fn kill(&mut self, index_batches: usize) {
+        let mut disk = std::mem::take(&mut self.disk);
         let unflushed = std::mem::take(&mut disk.unflushed);
         for batch in unflushed.into_iter().take(index_batches) {
             apply(&mut disk.durable_index, &batch);
