@@ -445,7 +445,3 @@ pub const fn batch_end(span: Span) -> LogPtr {
 
 /// Size of the write-once blocks of the value log (rules 2).
 const BLOCK: u64 = 4096;
-
-#[cfg(test)]
-#[path = "ledger_tests.rs"]
-mod tests;

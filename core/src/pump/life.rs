@@ -8,13 +8,13 @@ use super::effect::{Effect, Level};
 use super::machine::Pump;
 use super::outbox::{Timer, Waiting};
 use crate::fault::IoFault;
-use crate::ids::{CommitTs, OpId, StartTs};
+use crate::ids::{CommitTs, OpId, SegmentId};
 use crate::index::key;
 use crate::index::op::Change;
 use crate::node::state::{self, Trigger};
 use crate::node::status::{NodeState, NodeStatus};
 use crate::time::Tso;
-use crate::vlog::record::{Record, RecordKind};
+use crate::vlog::record::Record;
 use bytes::Bytes;
 
 #[derive(Debug)]
@@ -177,8 +177,7 @@ impl Pump {
                     self.config.node_id
                 );
                 self.out.notice(Level::Warn, text);
-                let record =
-                    Record { kind: RecordKind::Gc, start_ts: StartTs::ZERO, commit_ts: gc, payload: Bytes::new() };
+                let record = Record::gc(gc, SegmentId::ZERO);
                 if self.append(record, false, None).is_ok() {
                     self.life.phase = Phase::GcPoint(Some(gc));
                 }

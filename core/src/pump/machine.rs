@@ -32,6 +32,7 @@ use crate::index::value::{Digest, Span};
 use crate::machine::Machine;
 use crate::sorter::Sorter;
 use crate::time::{Deadline, MonoTime, Tso};
+use crate::vlog::format::MAX_PAYLOAD;
 use crate::vlog::log::{Log, LogEvent};
 use crate::vlog::op::LogReply;
 use crate::vlog::record::{Record, RecordKind};
@@ -135,7 +136,7 @@ impl Pump {
             space: &self.space,
             busy: self.busy(),
             full: (self.log.staged_bytes() >= STAGED_BYTES_HARD).then_some("too many bytes wait for the disk"),
-            max_payload_bytes: self.config.max_payload_bytes,
+            max_payload_bytes: self.config.max_payload_bytes.min(MAX_PAYLOAD),
         };
         let result = match write::decide(&gate, cluster_id, &payload) {
             Decision::Reject(reject) => Err(reject),

@@ -11,3 +11,6 @@ mod pull;
 mod recover;
 pub mod status;
 pub mod write;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -62,6 +62,9 @@ enum Part {
     Have(Bytes),
 }
 
+/// Records that an item needs: its P, and C where that is needed too (`true`).
+type Wanted = [Option<(Span, bool)>; 2];
+
 #[derive(Debug, Clone, Copy)]
 struct Read {
     stream: StreamId,
@@ -233,7 +236,7 @@ impl Stream {
     }
 
     /// The next item whose records are to be read, within the limit of bytes; a single larger one is let through.
-    fn next_reads(&mut self) -> Option<(u64, [Option<(Span, bool)>; 2])> {
+    fn next_reads(&mut self) -> Option<(u64, Wanted)> {
         let index = usize::try_from(self.asked.checked_sub(self.first)?).ok()?;
         let item = self.items.get(index)?;
         if self.held > 0 && self.held.saturating_add(item.bytes) > MAX_HELD_BYTES {

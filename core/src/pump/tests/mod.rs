@@ -1,0 +1,8 @@
+//! Tests of the whole Pump over ports in memory.
+
+mod life;
+mod random;
+mod recovery;
+mod streams;
+pub(crate) mod world;
+mod writes;

@@ -1,0 +1,80 @@
+//! Restarts: what was durable is served again, in order, whatever the index kept.
+
+use super::world::{World, c, config, fake, p, r};
+use crate::index::key;
+use crate::index::value::encode_u64;
+use crate::pump::config::PumpConfig;
+
+#[test]
+fn every_prefix_of_the_index_recovers_to_the_same() {
+    for kept in 0..12 {
+        let mut world = World::online();
+        world.written(p(1)).unwrap();
+        world.written(p(2)).unwrap();
+        world.written(c(2, 10)).unwrap();
+        world.written(p(11)).unwrap();
+        world.written(r(11)).unwrap();
+        world.written(p(12)).unwrap();
+        world.written(p(2)).unwrap();
+        world.written(c(12, 15)).unwrap();
+        assert_eq!(world.watermark(), 0, "P1 holds everything");
+        world.crash(kept);
+        world.start();
+        assert_eq!((world.watermark(), world.pump.status().undecided), (0, 1), "kept {kept}");
+        world.written(c(1, 20)).unwrap();
+        world.pull(1, 0, 1 << 20);
+        world.run();
+        assert_eq!((world.watermark(), world.commits(1)), (20, vec![10, 15, 20]), "kept {kept}");
+        assert!(world.faults.is_empty(), "{:?}", world.faults);
+        // Recovery twice is a fixpoint.
+        for kept in [0, 3, usize::MAX] {
+            world.crash(kept);
+            world.start();
+            world.pull(2, 0, 1 << 20);
+            world.run();
+            assert_eq!((world.watermark(), world.commits(2)), (20, vec![10, 15, 20]));
+        }
+    }
+}
+
+#[test]
+fn streams_are_accepted_while_starting() {
+    let mut world = World::online();
+    world.written(p(1)).unwrap();
+    world.written(c(1, 2)).unwrap();
+    world.crash(0);
+    world.pull(1, 0, 1 << 20);
+    world.start();
+    assert_eq!(world.commits(1), vec![2]);
+}
+
+#[test]
+fn what_froze_the_watermark_is_remembered() {
+    let mut world = World::online();
+    world.written(fake(5)).unwrap();
+    world.written(c(6, 9)).unwrap();
+    assert_eq!(world.faults.len(), 1);
+    for kept in [0, usize::MAX] {
+        world.crash(kept);
+        world.start();
+        world.written(fake(20)).unwrap();
+        assert_eq!(world.watermark(), 5);
+        assert_eq!(world.pump.frozen_below().map(|ts| ts.raw()), Some(9));
+    }
+}
+
+#[test]
+fn a_foreign_index_is_refused() {
+    let mut world = World::online();
+    world.written(p(1)).unwrap();
+    assert_eq!(world.indexed(&bytes::Bytes::from_static(key::META_FORMAT)), Some(&encode_u64(1)));
+    world.crash(usize::MAX);
+    let config = PumpConfig { node_uuid: [4; 16], ..config() };
+    world.pump = crate::pump::machine::Pump::new(config);
+    world.pull(1, 0, 1);
+    world.start();
+    assert_eq!(world.faults.len(), 1);
+    assert!(world.faults[0].contains("another data directory"), "{:?}", world.faults);
+    assert!(world.written(p(2)).unwrap_err().to_string().contains("another data directory"));
+    assert!(world.ended[&1].is_err() && world.registry.is_empty());
+}

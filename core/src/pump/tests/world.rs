@@ -1,0 +1,391 @@
+//! Ports in memory: a disk whose un-synced bytes can be lost, an index that keeps a prefix of its batches, PD, a registry.
+
+use crate::binlog::item;
+use crate::fault::{IoFault, Reject};
+use crate::ids::{ClusterId, CommitTs, NodeId, OpId, SlotId, StreamId, WriteId};
+use crate::index::op::{Change, IndexOp, IndexReply};
+use crate::machine::Machine;
+use crate::node::status::{NodeState, NodeStatus};
+use crate::proto::binlog::Binlog;
+use crate::pump::config::PumpConfig;
+use crate::pump::effect::{Effect, Level};
+use crate::pump::input::Input;
+use crate::pump::machine::Pump;
+use crate::time::{MonoTime, Tso};
+use crate::vlog::op::{LogOp, LogReply};
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, VecDeque};
+
+pub const CLUSTER: u64 = 7;
+
+#[derive(Debug, Default, Clone)]
+struct File {
+    visible: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+type Store = BTreeMap<Bytes, Bytes>;
+
+/// What survives a crash.
+#[derive(Debug, Default)]
+pub struct Disk {
+    files: BTreeMap<SlotId, File>,
+    index: Store,
+    durable_index: Store,
+    /// Applied since the last flush.
+    unflushed: Vec<Vec<Change>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    pub start_ts: i64,
+    pub commit_ts: u64,
+    pub payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub pump: Pump,
+    pub config: PumpConfig,
+    pub disk: Disk,
+    pub now: MonoTime,
+    pub tso: u64,
+    pub log_ops: VecDeque<(OpId, LogOp)>,
+    pub index_ops: VecDeque<(OpId, IndexOp)>,
+    pub replies: BTreeMap<u64, Result<(), Reject>>,
+    pub items: BTreeMap<u64, Vec<Sent>>,
+    pub ended: BTreeMap<u64, Result<(), Reject>>,
+    pub registry: Vec<NodeStatus>,
+    pub notified: u32,
+    pub notices: Vec<(Level, String)>,
+    pub faults: Vec<String>,
+    pub stopped: bool,
+    /// Ports that answer with an error.
+    pub broken: Broken,
+    next_write: u64,
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct Broken {
+    pub sync: bool,
+    pub read: bool,
+    pub tso: bool,
+    pub registry: bool,
+    pub notify: bool,
+    pub index: bool,
+}
+
+pub fn config() -> PumpConfig {
+    PumpConfig {
+        node_id: NodeId::parse("pump-1:8250").unwrap(),
+        advertise_addr: "127.0.0.1:8250".to_owned(),
+        cluster: ClusterId::new(CLUSTER),
+        node_uuid: [3; 16],
+        token: "life-1".to_owned(),
+        seed: 1,
+        segment_bytes: 1 << 20,
+        max_batch_bytes: 1 << 20,
+        max_batch_records: 1000,
+        sync_log: true,
+        fake_interval_ms: 3000,
+        heartbeat_ms: 2000,
+        stop_write_at_available_space: 100,
+        max_payload_bytes: 1 << 20,
+        previous: Some(NodeState::Paused),
+        wiped_directory_tso_needed: false,
+    }
+}
+
+impl World {
+    /// Not started.
+    pub fn new(config: PumpConfig) -> Self {
+        Self::on(config, Disk::default(), 100)
+    }
+
+    fn on(config: PumpConfig, disk: Disk, tso: u64) -> Self {
+        Self {
+            pump: Pump::new(config.clone()),
+            config,
+            disk,
+            now: MonoTime::ZERO,
+            tso,
+            log_ops: VecDeque::new(),
+            index_ops: VecDeque::new(),
+            replies: BTreeMap::new(),
+            items: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            registry: Vec::new(),
+            notified: 0,
+            notices: Vec::new(),
+            faults: Vec::new(),
+            stopped: false,
+            broken: Broken::default(),
+            next_write: 0,
+        }
+    }
+
+    /// Started, online, quiet.
+    pub fn online() -> Self {
+        let mut world = Self::new(config());
+        world.start();
+        world
+    }
+
+    pub fn start(&mut self) {
+        self.give(Input::Start);
+        self.run();
+    }
+
+    pub fn give(&mut self, input: Input) {
+        self.pump.handle(self.now, input);
+        self.pump.check();
+        self.collect();
+    }
+
+    /// Takes effects; operations of log and index are queued, the rest is answered at once.
+    fn collect(&mut self) {
+        let mut answers = Vec::new();
+        while let Some(effect) = self.pump.poll_effect() {
+            match effect {
+                Effect::Log { op, request } => self.log_ops.push_back((op, request)),
+                Effect::Index { op, request } => self.index_ops.push_back((op, request)),
+                Effect::GetTso { op } => {
+                    self.tso += 1;
+                    answers.push(Input::TsoDone { op, result: check(self.broken.tso).map(|()| Tso::new(self.tso)) });
+                }
+                Effect::PutStatus { op, status } => {
+                    let result = check(self.broken.registry);
+                    if result.is_ok() {
+                        self.registry.push(status);
+                    }
+                    answers.push(Input::StatusDone { op, result });
+                }
+                Effect::NotifyDrainers { op } => {
+                    self.notified += 1;
+                    answers.push(Input::NotifyDone { op, result: check(self.broken.notify) });
+                }
+                Effect::WriteReply { write, result } => {
+                    assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
+                }
+                Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
+                    let item = Sent { start_ts, commit_ts: commit_ts.raw(), payload: payload.concat() };
+                    let items = self.items.entry(stream.raw()).or_default();
+                    assert!(items.last().is_none_or(|last| last.commit_ts < item.commit_ts), "stream goes back");
+                    assert!(item.commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
+                    items.push(item);
+                }
+                Effect::StreamEnd { stream, result } => {
+                    self.ended.insert(stream.raw(), result);
+                }
+                Effect::Fault(fault) => self.faults.push(fault.to_string()),
+                Effect::Notice { level, text } => self.notices.push((level, text)),
+                Effect::Stopped => self.stopped = true,
+            }
+        }
+        for answer in answers {
+            self.give(answer);
+        }
+    }
+
+    /// Carries out the next operation of the log; false: none.
+    pub fn step_log(&mut self) -> bool {
+        let Some((op, request)) = self.log_ops.pop_front() else { return false };
+        let result = self.disk.log(request, &self.broken);
+        self.give(Input::LogDone { op, result });
+        true
+    }
+
+    pub fn step_index(&mut self) -> bool {
+        let Some((op, request)) = self.index_ops.pop_front() else { return false };
+        let result = check(self.broken.index).map(|()| self.disk.index(request));
+        self.give(Input::IndexDone { op, result });
+        true
+    }
+
+    /// Until nothing is left to do.
+    pub fn run(&mut self) {
+        while self.step_log() || self.step_index() {}
+    }
+
+    /// Lets time pass in steps, ticking and running.
+    pub fn pass_ms(&mut self, ms: u64) {
+        let end = self.now.plus_millis(ms);
+        while let Some(at) = self.pump.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.give(Input::Tick);
+            self.run();
+        }
+        self.now = end;
+        self.give(Input::Tick);
+        self.run();
+    }
+
+    /// SIGKILL with power loss: un-synced bytes of the log vanish, of the index batches since the last flush the first
+    /// `index_batches` stay. Not started again yet.
+    pub fn crash(&mut self, index_batches: usize) {
+        for file in self.disk.files.values_mut() {
+            file.visible = file.durable.clone();
+        }
+        self.kill(index_batches);
+    }
+
+    /// SIGKILL: what was written to the log can be read, synced or not.
+    pub fn kill(&mut self, index_batches: usize) {
+        let mut disk = std::mem::take(&mut self.disk);
+        let unflushed = std::mem::take(&mut disk.unflushed);
+        for batch in unflushed.into_iter().take(index_batches) {
+            apply(&mut disk.durable_index, &batch);
+        }
+        disk.index = disk.durable_index.clone();
+        let (next_write, tso) = (self.next_write, self.tso);
+        let config = PumpConfig { previous: Some(NodeState::Online), ..self.config.clone() };
+        *self = Self::on(config, disk, tso);
+        self.next_write = next_write;
+    }
+
+    pub fn unflushed(&self) -> usize {
+        self.disk.unflushed.len()
+    }
+
+    /// Hands in a write; its number.
+    pub fn write(&mut self, payload: Bytes) -> u64 {
+        self.next_write += 1;
+        let write = WriteId::new(self.next_write);
+        self.give(Input::Write { write, cluster_id: CLUSTER, payload });
+        self.next_write
+    }
+
+    /// Writes and runs; the reply.
+    pub fn written(&mut self, payload: Bytes) -> Result<(), Reject> {
+        let write = self.write(payload);
+        self.run();
+        self.replies[&write].clone()
+    }
+
+    pub fn pull(&mut self, stream: u64, last: u64, credit: u64) {
+        let (stream, last) = (StreamId::new(stream), CommitTs::new(last));
+        self.give(Input::PullOpen { stream, cluster_id: CLUSTER, last, credit });
+    }
+
+    pub fn commits(&self, stream: u64) -> Vec<u64> {
+        self.items.get(&stream).into_iter().flatten().map(|item| item.commit_ts).collect()
+    }
+
+    pub fn watermark(&self) -> u64 {
+        self.pump.status().watermark.raw()
+    }
+
+    /// Reads one entry of the index, flushed or not.
+    pub fn indexed(&self, key: &Bytes) -> Option<&Bytes> {
+        self.disk.index.get(key)
+    }
+}
+
+impl Disk {
+    fn log(&mut self, request: LogOp, broken: &Broken) -> Result<LogReply, IoFault> {
+        Ok(match request {
+            LogOp::List => {
+                LogReply::Slots(self.files.iter().map(|(slot, file)| (*slot, file.visible.len() as u64)).collect())
+            }
+            LogOp::Create { slot } => {
+                self.files.entry(slot).or_default();
+                LogReply::Created
+            }
+            LogOp::Write { slot, offset, parts } => {
+                let file = &mut self.files.get_mut(&slot).unwrap().visible;
+                let data = parts.concat();
+                let end = offset as usize + data.len();
+                file.resize(file.len().max(end), 0);
+                file[offset as usize..end].copy_from_slice(&data);
+                LogReply::Written
+            }
+            LogOp::Sync { slot } => {
+                check(broken.sync)?;
+                let file = self.files.get_mut(&slot).unwrap();
+                file.durable = file.visible.clone();
+                LogReply::Synced
+            }
+            LogOp::Read { slot, offset, len } => {
+                check(broken.read)?;
+                let file = &self.files[&slot].visible;
+                let from = file.len().min(offset as usize);
+                let to = file.len().min(from.saturating_add(len as usize));
+                LogReply::Data(Bytes::copy_from_slice(&file[from..to]))
+            }
+        })
+    }
+
+    fn index(&mut self, request: IndexOp) -> IndexReply {
+        match request {
+            IndexOp::Apply(changes) => {
+                apply(&mut self.index, &changes);
+                self.unflushed.push(changes);
+                IndexReply::Applied
+            }
+            IndexOp::Flush => {
+                self.durable_index = self.index.clone();
+                self.unflushed.clear();
+                IndexReply::Flushed
+            }
+            IndexOp::Get(keys) => IndexReply::Values(keys.iter().map(|key| self.index.get(key).cloned()).collect()),
+            IndexOp::Scan { from, to, limit } => {
+                let range = self.index.iter().filter(|(key, _)| **key >= from && **key < to);
+                IndexReply::Pairs(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+            }
+        }
+    }
+}
+
+fn apply(store: &mut Store, changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::Put(key, value) => {
+                store.insert(key.clone(), value.clone());
+            }
+            Change::Delete(key) => {
+                store.remove(key);
+            }
+            Change::DeleteRange(from, to) => store.retain(|key, _| key < from || key >= to),
+        }
+    }
+}
+
+fn check(broken: bool) -> Result<(), IoFault> {
+    if broken { Err(IoFault::Unavailable("on purpose".to_owned())) } else { Ok(()) }
+}
+
+fn binlog(tp: i32, start_ts: u64, commit_ts: u64, value: &[u8]) -> Bytes {
+    let prewrite_value = (!value.is_empty()).then(|| value.to_vec().into());
+    let binlog =
+        Binlog { tp, start_ts: start_ts as i64, commit_ts: commit_ts as i64, prewrite_value, ..Binlog::default() };
+    binlog.encode_to_vec().into()
+}
+
+/// A P whose value follows from its start_ts.
+pub fn p(start_ts: u64) -> Bytes {
+    binlog(0, start_ts, 0, format!("rows of {start_ts}").as_bytes())
+}
+
+/// A P with another value.
+pub fn p_other(start_ts: u64) -> Bytes {
+    binlog(0, start_ts, 0, b"something else")
+}
+
+pub fn c(start_ts: u64, commit_ts: u64) -> Bytes {
+    binlog(1, start_ts, commit_ts, b"")
+}
+
+pub fn r(start_ts: u64) -> Bytes {
+    binlog(2, start_ts, 0, b"")
+}
+
+pub fn fake(ts: u64) -> Bytes {
+    item::fake(Tso::new(ts))
+}
+
+/// What a Drainer must see of this transaction.
+pub fn joined(start_ts: u64, commit_ts: u64) -> Binlog {
+    let raw = binlog(1, start_ts, commit_ts, format!("rows of {start_ts}").as_bytes());
+    Binlog::decode(raw).unwrap()
+}

@@ -1,0 +1,186 @@
+//! Acknowledgements, repeated and contradicting records, group commit, space, a failing disk.
+
+use super::world::{World, c, fake, p, p_other, r};
+use crate::fault::Reject;
+use crate::pump::input::Input;
+use bytes::Bytes;
+
+/// A script of records, each written and run before the next; `-` joins records that go into one batch. The last word is
+/// what is expected: W, then the commits of a stream from 0.
+fn outcome(script: &str) -> (u64, Vec<u64>, Vec<String>) {
+    let mut world = World::online();
+    for word in script.split_whitespace() {
+        for part in word.split('-') {
+            let (verb, rest) = part.split_at(1);
+            let numbers: Vec<u64> = rest.split('@').map(|n| n.parse().unwrap()).collect();
+            let payload = match verb {
+                "P" => p(numbers[0]),
+                "C" => c(numbers[0], numbers[1]),
+                "R" => r(numbers[0]),
+                "F" => fake(numbers[0]),
+                other => panic!("{other}"),
+            };
+            world.write(payload);
+        }
+        world.run();
+    }
+    assert!(world.replies.values().all(Result::is_ok), "{script}: {:?}", world.replies);
+    world.pull(1, 0, 1 << 20);
+    world.run();
+    (world.watermark(), world.commits(1), world.faults)
+}
+
+#[test]
+fn records_in_every_order() {
+    for (script, watermark, commits) in [
+        ("P1 C1@2", 2, vec![2]),
+        ("P1-C1@2", 2, vec![2]),
+        ("P1 P3 C3@4 C1@10", 10, vec![4, 10]),
+        ("P1-P3-C3@4-C1@10", 10, vec![4, 10]),
+        ("P1 P3 C1@10", 0, vec![]),
+        ("P1 P3 C1@10 R3", 10, vec![10]),
+        ("P1 R1 F5", 5, vec![5]),
+        // Repeated P: of an undecided, of a decided one, in one batch.
+        ("P1 P1 C1@2", 2, vec![2]),
+        ("P1-P1 C1@2", 2, vec![2]),
+        ("P1-P1-C1@2", 2, vec![2]),
+        ("P1 C1@2 P1 F9", 9, vec![2, 9]),
+        ("P1-C1@2-P1-F9", 9, vec![2, 9]),
+        ("P1 C1@2 P1-F9", 9, vec![2, 9]),
+        ("P1 R1 P1 F9", 9, vec![9]),
+        // R first: it was sent because the transaction failed.
+        ("R1 P1 F9", 9, vec![9]),
+        ("R1-P1-F9", 9, vec![9]),
+        // Repeated C.
+        ("P1 C1@2 C1@2 F9", 9, vec![2, 9]),
+        ("P1-C1@2-C1@2 F9", 9, vec![2, 9]),
+        ("P1 C1@2 F9 C1@2 F10", 10, vec![2, 9, 10]),
+        ("P1 C1@2 P1-C1@2 F9", 9, vec![2, 9]),
+        // C after R: the transaction is committed.
+        ("P1 R1 C1@2", 2, vec![2]),
+        ("P1-R1-C1@2", 2, vec![2]),
+        ("P1 C1@2 R1 F9", 9, vec![2, 9]),
+        // Old fakes carry nothing.
+        ("F9 F5 F9", 9, vec![9]),
+    ] {
+        assert_eq!(outcome(script), (watermark, commits, vec![]), "{script}");
+    }
+}
+
+#[test]
+fn contradictions_are_faults_and_freeze_the_watermark() {
+    for (script, watermark, commits, fault) in [
+        ("F5 C1@8 F9", 5, vec![5], "commit without a prewrite"),
+        ("F5 C1@8 F7 F9", 5, vec![5], "commit without a prewrite"),
+        ("F5 P6 F9 C6@8 F12", 5, vec![5], ""),
+        ("P1 R1 F5 C1@4 F9", 5, vec![5], "commit at or below the watermark"),
+        ("P1 C1@4 P2 C2@4 F9", 4, vec![4], "commit at or below the watermark"),
+        ("P1-C1@4-C1@6 F9", 0, vec![], "second commit"),
+    ] {
+        let (got_watermark, got_commits, faults) = outcome(script);
+        if fault.is_empty() {
+            // A late commit behind its own undecided P is no contradiction: the fake waited.
+            assert_eq!((got_watermark, got_commits, faults), (12, vec![5, 8, 9, 12], vec![]), "{script}");
+            continue;
+        }
+        assert_eq!((got_watermark, got_commits), (watermark, commits), "{script}");
+        assert_eq!(faults.len(), 1, "{script}: {faults:?}");
+        assert!(faults[0].contains(fault), "{script}: {faults:?}");
+    }
+}
+
+#[test]
+fn another_payload_under_one_start_ts() {
+    let mut world = World::online();
+    assert_eq!(world.written(p(1)), Ok(()));
+    // Known in memory: refused, nothing stored.
+    assert!(matches!(world.written(p_other(1)), Err(Reject::WriteFailed(_))));
+    assert_eq!(world.faults.len(), 1);
+    world.written(c(1, 2)).unwrap();
+    // Decided: found by the look-up; the first stays.
+    world.written(p_other(1)).unwrap();
+    assert_eq!(world.faults.len(), 2);
+    assert_eq!(world.written(fake(9)), Ok(()));
+    assert_eq!(world.watermark(), 9);
+}
+
+#[test]
+fn replies_leave_on_durable_only() {
+    let mut world = World::online();
+    let write = world.write(p(1));
+    assert!(world.step_log());
+    assert!(!world.replies.contains_key(&write), "written is not durable");
+    // What comes meanwhile forms the next batch.
+    let next = [world.write(p(2)), world.write(p(3))];
+    assert_eq!(world.log_ops.len(), 1, "one flush in flight");
+    assert!(world.step_log());
+    assert_eq!(world.replies.get(&write), Some(&Ok(())));
+    assert!(!world.replies.contains_key(&next[0]));
+    world.run();
+    assert!(next.iter().all(|write| world.replies[write].is_ok()));
+    let status = world.pump.status();
+    assert_eq!((status.undecided, status.accepted, status.acknowledged), (3, 3, 3));
+    assert_eq!(status.durable, status.indexed);
+}
+
+#[test]
+fn without_sync_log_replies_leave_on_written() {
+    let mut world = World::new(crate::pump::config::PumpConfig { sync_log: false, ..super::world::config() });
+    world.start();
+    let write = world.write(p(1));
+    world.step_log();
+    assert_eq!(world.replies.get(&write), Some(&Ok(())));
+    world.run();
+    assert_eq!(world.pump.status().undecided, 1);
+}
+
+#[test]
+fn a_failed_sync_makes_the_pump_read_only_and_streams_go_on() {
+    let mut world = World::online();
+    world.written(p(1)).unwrap();
+    world.written(c(1, 2)).unwrap();
+    world.broken.sync = true;
+    let lost = [world.write(p(3)), world.write(p(4))];
+    world.run();
+    for write in lost {
+        assert!(matches!(world.replies[&write], Err(Reject::WriteFailed(_))), "{:?}", world.replies[&write]);
+    }
+    world.broken.sync = false;
+    for payload in [p(5), c(1, 2), r(3), fake(9), Bytes::new()] {
+        assert!(matches!(world.written(payload), Err(Reject::ReadOnly(_))));
+    }
+    world.pull(1, 0, 1 << 20);
+    world.run();
+    assert_eq!(world.commits(1), vec![2]);
+    assert_eq!(world.faults.len(), 1);
+    world.pass_ms(10_000);
+    assert_eq!(world.watermark(), 2, "no fakes either");
+}
+
+#[test]
+fn the_index_may_be_away_for_a_while() {
+    let mut world = World::online();
+    world.broken.index = true;
+    assert_eq!(world.written(p(1)), Ok(()));
+    assert_eq!(world.written(c(1, 2)), Ok(()));
+    world.pass_ms(2500);
+    assert_eq!((world.watermark(), world.faults.len()), (0, 1));
+    world.broken.index = false;
+    world.pass_ms(1000);
+    assert!(world.watermark() >= 2);
+    world.pull(1, 0, 1 << 20);
+    world.run();
+    assert_eq!(world.commits(1).first(), Some(&2));
+}
+
+#[test]
+fn space_refuses_prewrites_only() {
+    let mut world = World::online();
+    world.written(p(1)).unwrap();
+    world.give(Input::Space { available: 100, capacity: 1000 });
+    assert_eq!(world.written(p(3)), Err(Reject::NoSpace { available: 100, limit: 100 }));
+    assert!(world.written(Bytes::new()).is_err());
+    assert_eq!(world.written(c(1, 2)), Ok(()));
+    world.give(Input::Space { available: 120, capacity: 1000 });
+    assert_eq!(world.written(p(3)), Ok(()));
+}
