@@ -84,17 +84,13 @@ impl RowPlan {
                 Missing::LeaveOut
             };
             ids.push(column.id);
-            columns.push(ShapeColumn {
-                name: column.name.original.clone(),
-                field: column.field_type.clone(),
-                written,
-            });
+            columns.push(ShapeColumn { name: column.name.original.clone(), field: column.field_type.clone(), written });
             sources.push(Source { candidates, missing });
         }
         let keys = keys(view, &ids);
         if made_by > entry.version {
-            let ahead = in_order(definition)
-                .filter(|c| c.is_public() && !c.hidden && !c.is_generated() && !known(view, c.id));
+            let ahead =
+                in_order(definition).filter(|c| c.is_public() && !c.hidden && !c.is_generated() && !known(view, c.id));
             for column in ahead.filter(|c| !used.contains(&c.id)) {
                 columns.push(ShapeColumn {
                     name: column.name.original.clone(),
@@ -196,9 +192,9 @@ fn keys(table: &TableInfo, ids: &[i64]) -> Vec<Vec<usize>> {
     }
     let column_of = |part: &crate::schema::model::IndexColumn| {
         let by_offset = usize::try_from(part.offset).ok().and_then(|at| table.cols.get(at));
-        by_offset.filter(|c| c.name.lower == part.name.lower).or_else(|| {
-            table.cols.iter().find(|c| c.name.lower == part.name.lower)
-        })
+        by_offset
+            .filter(|c| c.name.lower == part.name.lower)
+            .or_else(|| table.cols.iter().find(|c| c.name.lower == part.name.lower))
     };
     let key_of = |index: &IndexInfo| -> Option<(bool, Vec<usize>)> {
         let columns: Option<Vec<&ColumnInfo>> = index.idx_cols.iter().map(column_of).collect();

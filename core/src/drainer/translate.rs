@@ -156,7 +156,8 @@ impl Translator {
                 Route::Drop => dropped += 1,
                 Route::Filtered => {}
                 Route::Plan(plan) => {
-                    plan.translate(&mutation, &mut changes).map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
+                    plan.translate(&mutation, &mut changes)
+                        .map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
                 }
             }
         }
@@ -208,13 +209,7 @@ impl Translator {
     }
 
     /// A DDL at its place in commit order: moves the schema. `job` is the history's JSON.
-    pub fn ddl(
-        &mut self,
-        commit_ts: CommitTs,
-        job: &[u8],
-        query: &[u8],
-        schema_state: i32,
-    ) -> Result<DdlPlan, Fault> {
+    pub fn ddl(&mut self, commit_ts: CommitTs, job: &[u8], query: &[u8], schema_state: i32) -> Result<DdlPlan, Fault> {
         let job = Job::parse(job)
             .map_err(|e| Fault::Schema(format!("the job of the DDL with commit_ts {commit_ts} does not parse: {e}")))?;
         self.created.clear();
@@ -225,7 +220,10 @@ impl Translator {
             return Ok(DdlPlan::Skip(format!("job {id} announces that a column is being dropped")));
         }
         let Some(mut applied) = self.tracker.apply(commit_ts, job) else {
-            return Ok(DdlPlan::Skip(format!("job {id} never took effect (state {}) or is about an internal table", state.0)));
+            return Ok(DdlPlan::Skip(format!(
+                "job {id} never took effect (state {}) or is about an internal table",
+                state.0
+            )));
         };
         if action.creates_tables() {
             self.created = self.created_by(&applied);

@@ -152,9 +152,9 @@ mod tests {
         let raw = [
             json(1, 12, 6, 50),
             json(2, 11, 4, 51),
-            json(3, 13, 3, 52),                     // rolled back
-            json(4, 0, 5, 53),                      // cancelled
-            json(5, 14, 6, LAST_USER_TABLE + 1),    // table of the DDL framework
+            json(3, 13, 3, 52),                  // rolled back
+            json(4, 0, 5, 53),                   // cancelled
+            json(5, 14, 6, LAST_USER_TABLE + 1), // table of the DDL framework
             json(6, 9, 6, 54),
         ];
         let history = History::parse(&raw).unwrap();

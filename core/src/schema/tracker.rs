@@ -81,9 +81,7 @@ impl Tracker {
     }
 
     fn catch_up(&mut self, upto: JobKey, commit_ts: CommitTs) {
-        let due = |job: &Job| {
-            job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw()
-        };
+        let due = |job: &Job| job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw();
         let keys: Vec<JobKey> = self.pending.range(..=upto).filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(job) = self.pending.remove(&key) {
@@ -110,7 +108,10 @@ impl Tracker {
             }
         };
         // What lies before it in version order and had no binlog was there when it ran.
-        self.catch_up(JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX }, commit_ts);
+        self.catch_up(
+            JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX },
+            commit_ts,
+        );
         let schema_before = self.view.schema(job.schema_id).map(str::to_owned);
         self.epoch += 1;
         let first_time = self.pending.remove(&key).is_some();

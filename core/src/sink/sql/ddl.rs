@@ -59,10 +59,12 @@ impl DdlText<'_> {
             | ActionType::ALTER_PARTITION_PLACEMENT
             | ActionType::MODIFY_SCHEMA_PLACEMENT
             | ActionType::ALTER_TABLE_PLACEMENT => Some("placement is about the upstream's stores"),
-            ActionType::CACHE_TABLE | ActionType::NOCACHE_TABLE => Some("cached tables are about the upstream's memory"),
-            ActionType::CREATE_RESOURCE_GROUP
-            | ActionType::ALTER_RESOURCE_GROUP
-            | ActionType::DROP_RESOURCE_GROUP => Some("resource groups are about the upstream's load"),
+            ActionType::CACHE_TABLE | ActionType::NOCACHE_TABLE => {
+                Some("cached tables are about the upstream's memory")
+            }
+            ActionType::CREATE_RESOURCE_GROUP | ActionType::ALTER_RESOURCE_GROUP | ActionType::DROP_RESOURCE_GROUP => {
+                Some("resource groups are about the upstream's load")
+            }
             _ if !tidb && self.moves().iter().any(is_temporary) => {
                 Some("a global temporary table: its rows are never replicated and only TiDB has such tables")
             }
@@ -164,8 +166,7 @@ impl DdlText<'_> {
             }
             Effect::Tables(moves) => {
                 // For an exchange the partitioned table comes first; for several renames the last one is done last.
-                let step =
-                    if self.action == ActionType::EXCHANGE_PARTITION { moves.first() } else { moves.last() }?;
+                let step = if self.action == ActionType::EXCHANGE_PARTITION { moves.first() } else { moves.last() }?;
                 match (&step.after, &step.before) {
                     (Some((_, name)), _) => {
                         let info = step.info.as_ref()?;
