@@ -123,6 +123,19 @@ impl Translator {
         Ok(())
     }
 
+    /// Whether this transaction knew a schema version that no known job reaches. Mostly a DDL is still running. But the rows
+    /// of a multi-schema change can come just before its binlog; `learn_history` before translating them lets them be read
+    /// with their own definition.
+    #[must_use]
+    pub fn is_ahead_of_history(&self, prewrite_value: &[u8]) -> bool {
+        PrewriteValue::decode(prewrite_value).is_ok_and(|v| v.schema_version > self.tracker.known_version().raw())
+    }
+
+    /// Takes up jobs that finished since `load_history` (the whole history or a part of it). Nothing is applied.
+    pub fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
+        self.tracker.learn(jobs)
+    }
+
     /// A data transaction. `safe`: DELETE by row identity + INSERT, affected rows unchecked (rules 8, takeover).
     pub fn transaction(
         &mut self,

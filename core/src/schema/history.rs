@@ -63,6 +63,12 @@ impl History {
         self.jobs.get(&key)
     }
 
+    /// Largest schema version; 0 without jobs.
+    #[must_use]
+    pub fn last_version(&self) -> SchemaVersion {
+        self.jobs.last_key_value().map_or_else(SchemaVersion::default, |(key, _)| key.version)
+    }
+
     /// In the order of schema versions.
     pub fn iter(&self) -> impl Iterator<Item = (JobKey, &Arc<Job>)> {
         self.jobs.iter().map(|(key, job)| (*key, job))
