@@ -34,6 +34,8 @@ pub struct RowPlan {
 /// Where a column's value comes from.
 #[derive(Debug)]
 struct Source {
+    /// Id of the downstream's column.
+    id: i64,
     /// The column as the row may carry it, best first: by id, then (a type change) by name.
     candidates: Vec<ColumnInfo>,
     missing: Missing,
@@ -85,7 +87,7 @@ impl RowPlan {
             };
             ids.push(column.id);
             columns.push(ShapeColumn { name: column.name.original.clone(), field: column.field_type.clone(), written });
-            sources.push(Source { candidates, missing });
+            sources.push(Source { id: column.id, candidates, missing });
         }
         let keys = keys(view, &ids);
         if made_by > entry.version {
@@ -98,7 +100,7 @@ impl RowPlan {
                     written: true,
                 });
                 let missing = Missing::Ahead(Box::new(column.clone()));
-                sources.push(Source { candidates: vec![column.clone()], missing });
+                sources.push(Source { id: column.id, candidates: vec![column.clone()], missing });
             }
         }
         let shape =
@@ -154,7 +156,10 @@ impl Source {
         let found: Option<(&ColumnInfo, &Datum<'_>)> =
             self.candidates.iter().find_map(|column| Some((column, image.get(column.id)?)));
         let Some((column, datum)) = found else { return Ok(None) };
-        let value = value::to_sql(datum, column)?;
+        let mut value = value::to_sql(datum, column)?;
+        if column.id != self.id {
+            value = by_element_name(value, &column.field_type);
+        }
         match &self.missing {
             Missing::Ahead(column) if default::missing(column, column)? == value => Ok(None),
             Missing::Ahead(_) | Missing::Fill(_) | Missing::FillLater(_) | Missing::LeaveOut => Ok(Some(value)),
@@ -169,6 +174,19 @@ fn left_out(column: &ColumnInfo) -> Result<SqlValue, CodecError> {
         return Ok(SqlValue::Null);
     }
     default::missing(column, column)
+}
+
+/// The number of an ENUM or SET value means nothing to a column of another type: its text does.
+fn by_element_name(value: SqlValue, field: &FieldType) -> SqlValue {
+    match (&value, field.tp) {
+        (SqlValue::UInt(index), value::tp::ENUM) => {
+            SqlValue::Text(value::enum_name(*index, &field.elems).as_bytes().to_vec())
+        }
+        (SqlValue::UInt(mask), value::tp::SET) => {
+            value::set_name(*mask, &field.elems).map_or(value, |names| SqlValue::Text(names.into_bytes()))
+        }
+        _ => value,
+    }
 }
 
 fn in_order(table: &TableInfo) -> impl Iterator<Item = &ColumnInfo> {
@@ -311,6 +329,15 @@ mod tests {
         let plan = plan(5, &[id.clone(), column(2, "a", INT)], 6, &[id, column(7, "a", VARCHAR)]);
         assert_eq!(inserted(&plan, &[(2, Datum::Int(20)), (7, text("20"))]), "id=1 a='20'");
         assert_eq!(inserted(&plan, &[(2, Datum::Int(20))]), "id=1 a=20");
+    }
+
+    #[test]
+    fn an_element_s_name_outlives_its_type() {
+        let id = column(1, "id", INT);
+        let mut choice = column(2, "a", value::tp::ENUM);
+        choice.field_type.elems = vec!["x".to_owned(), "y".to_owned()];
+        let plan = plan(5, &[id.clone(), choice], 6, &[id, column(7, "a", VARCHAR)]);
+        assert_eq!(inserted(&plan, &[(2, Datum::UInt(2))]), "id=1 a='y'");
     }
 
     #[test]
