@@ -1,4 +1,7 @@
 //! The value of a column that a row lacks (spec codec 2.5). Whether a row may lack it is the caller's decision.
+//!
+//! TIMESTAMP defaults are UTC, as values are. In columns of version 0 (made before TiDB 2.0) the text is in the zone of a
+//! server long gone, which no schema records: it is taken as UTC too.
 
 use super::CodecError;
 use super::value::{is_string, tp};

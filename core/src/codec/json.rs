@@ -82,7 +82,7 @@ impl Visitor for Nothing {
 /// Bytes of the document at the beginning of `doc`, from its header alone.
 pub fn size(doc: &[u8]) -> Result<usize, CodecError> {
     let (kind, value) = doc.split_first().ok_or_else(|| CodecError::new(0, "the type of a JSON value"))?;
-    let size = 1 + value_size(*kind, value).map_err(|e| e.shifted(1))?;
+    let size = value_size(*kind, value).map_err(|e| e.shifted(1))?.saturating_add(1);
     if size > doc.len() {
         return Err(CodecError::new(0, "a JSON value that ends inside the input"));
     }
@@ -110,7 +110,7 @@ fn value_size(kind: u8, value: &[u8]) -> Result<usize, CodecError> {
         STRING => sized(0, &mut input),
         OPAQUE => {
             input.u8("the type code of an opaque JSON value")?;
-            Ok(1 + sized(1, &mut input)?)
+            Ok(sized(1, &mut input)?.saturating_add(1))
         }
         _ => Err(CodecError::new(0, "a known JSON type")),
     }
@@ -184,7 +184,7 @@ fn key(value: &[u8], i: usize, free: usize) -> Result<(&[u8], usize), CodecError
     let fail = |expected| CodecError::new(entry, expected);
     let offset = le_u32(value, entry).filter(|o| *o >= free).ok_or_else(|| fail("a key behind the keys before"))?;
     let length = value.get(entry + 4..entry + 6).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    let end = offset + usize::from(length.ok_or_else(|| fail("a key entry"))?);
+    let end = offset.saturating_add(length.ok_or_else(|| fail("a key entry"))?.into());
     let key = value.get(offset..end).ok_or_else(|| fail("a key inside the object"))?;
     Ok((key, end))
 }
@@ -283,6 +283,17 @@ mod tests {
         let error = read(&nested(129)).unwrap_err();
         assert_eq!(error.expected, "at most 128 levels of JSON");
         assert!(read(&nested(5_000)).is_err());
+    }
+
+    /// Found by fuzzing: such a length plus the type byte is beyond what an address can be.
+    #[test]
+    fn the_largest_lengths_do_not_overflow() {
+        for head in [&[STRING][..], &[OPAQUE, 15]] {
+            for low in 0xf0..=0xff_u8 {
+                let doc = [head, &[low, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]].concat();
+                assert!(read(&doc).is_err() && size(&doc).is_err(), "{doc:02x?}");
+            }
+        }
     }
 
     #[test]

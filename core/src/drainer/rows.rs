@@ -34,6 +34,8 @@ pub struct RowPlan {
 /// Where a column's value comes from.
 #[derive(Debug)]
 struct Source {
+    /// Id of the downstream's column.
+    id: i64,
     /// The column as the row may carry it, best first: by id, then (a type change) by name.
     candidates: Vec<ColumnInfo>,
     missing: Missing,
@@ -84,17 +86,13 @@ impl RowPlan {
                 Missing::LeaveOut
             };
             ids.push(column.id);
-            columns.push(ShapeColumn {
-                name: column.name.original.clone(),
-                field: column.field_type.clone(),
-                written,
-            });
-            sources.push(Source { candidates, missing });
+            columns.push(ShapeColumn { name: column.name.original.clone(), field: column.field_type.clone(), written });
+            sources.push(Source { id: column.id, candidates, missing });
         }
         let keys = keys(view, &ids);
         if made_by > entry.version {
-            let ahead = in_order(definition)
-                .filter(|c| c.is_public() && !c.hidden && !c.is_generated() && !known(view, c.id));
+            let ahead =
+                in_order(definition).filter(|c| c.is_public() && !c.hidden && !c.is_generated() && !known(view, c.id));
             for column in ahead.filter(|c| !used.contains(&c.id)) {
                 columns.push(ShapeColumn {
                     name: column.name.original.clone(),
@@ -102,7 +100,7 @@ impl RowPlan {
                     written: true,
                 });
                 let missing = Missing::Ahead(Box::new(column.clone()));
-                sources.push(Source { candidates: vec![column.clone()], missing });
+                sources.push(Source { id: column.id, candidates: vec![column.clone()], missing });
             }
         }
         let shape =
@@ -158,7 +156,10 @@ impl Source {
         let found: Option<(&ColumnInfo, &Datum<'_>)> =
             self.candidates.iter().find_map(|column| Some((column, image.get(column.id)?)));
         let Some((column, datum)) = found else { return Ok(None) };
-        let value = value::to_sql(datum, column)?;
+        let mut value = value::to_sql(datum, column)?;
+        if column.id != self.id {
+            value = by_element_name(value, &column.field_type);
+        }
         match &self.missing {
             Missing::Ahead(column) if default::missing(column, column)? == value => Ok(None),
             Missing::Ahead(_) | Missing::Fill(_) | Missing::FillLater(_) | Missing::LeaveOut => Ok(Some(value)),
@@ -173,6 +174,19 @@ fn left_out(column: &ColumnInfo) -> Result<SqlValue, CodecError> {
         return Ok(SqlValue::Null);
     }
     default::missing(column, column)
+}
+
+/// The number of an ENUM or SET value means nothing to a column of another type: its text does.
+fn by_element_name(value: SqlValue, field: &FieldType) -> SqlValue {
+    match (&value, field.tp) {
+        (SqlValue::UInt(index), value::tp::ENUM) => {
+            SqlValue::Text(value::enum_name(*index, &field.elems).as_bytes().to_vec())
+        }
+        (SqlValue::UInt(mask), value::tp::SET) => {
+            value::set_name(*mask, &field.elems).map_or(value, |names| SqlValue::Text(names.into_bytes()))
+        }
+        _ => value,
+    }
 }
 
 fn in_order(table: &TableInfo) -> impl Iterator<Item = &ColumnInfo> {
@@ -196,9 +210,9 @@ fn keys(table: &TableInfo, ids: &[i64]) -> Vec<Vec<usize>> {
     }
     let column_of = |part: &crate::schema::model::IndexColumn| {
         let by_offset = usize::try_from(part.offset).ok().and_then(|at| table.cols.get(at));
-        by_offset.filter(|c| c.name.lower == part.name.lower).or_else(|| {
-            table.cols.iter().find(|c| c.name.lower == part.name.lower)
-        })
+        by_offset
+            .filter(|c| c.name.lower == part.name.lower)
+            .or_else(|| table.cols.iter().find(|c| c.name.lower == part.name.lower))
     };
     let key_of = |index: &IndexInfo| -> Option<(bool, Vec<usize>)> {
         let columns: Option<Vec<&ColumnInfo>> = index.idx_cols.iter().map(column_of).collect();
@@ -217,4 +231,196 @@ fn keys(table: &TableInfo, ids: &[i64]) -> Vec<Vec<usize>> {
     others.sort_by_key(|(secondary, generated, _)| (*generated, *secondary));
     keys.extend(others.into_iter().map(|(_, _, key)| key));
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::datum::encode_value;
+    use crate::schema::model::CiStr;
+    use serde_json::Value;
+
+    const INT: u8 = 3;
+    const VARCHAR: u8 = 15;
+
+    fn column(id: i64, name: &str, tp: u8) -> ColumnInfo {
+        ColumnInfo {
+            id,
+            name: CiStr::new(name),
+            offset: id,
+            field_type: FieldType { tp, ..FieldType::default() },
+            state: SchemaState::PUBLIC,
+            ..ColumnInfo::default()
+        }
+    }
+
+    fn with_default(origin: &str, default: Option<&str>, column: ColumnInfo) -> ColumnInfo {
+        let default = default.map_or(Value::Null, Value::from);
+        ColumnInfo { origin_default: Value::from(origin), default, ..column }
+    }
+
+    /// The first column is the integer primary key.
+    fn table(columns: &[ColumnInfo]) -> TableInfo {
+        let mut cols = columns.to_vec();
+        cols[0].field_type.flag |= FieldType::PRI_KEY | FieldType::NOT_NULL;
+        TableInfo { id: 9, name: CiStr::new("t"), cols, pk_is_handle: true, ..TableInfo::default() }
+    }
+
+    fn plan(version: i64, definition: &[ColumnInfo], view_version: i64, view: &[ColumnInfo]) -> RowPlan {
+        let version_of = SchemaVersion::new;
+        let entry = TableEntry { schema_id: 1, info: Arc::new(table(view)), version: version_of(view_version) };
+        let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
+        RowPlan::new(&table(definition), version_of(version), &entry, &name)
+    }
+
+    fn pairs(pairs: &[(i64, Datum<'_>)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (id, value) in pairs {
+            encode_value(&mut out, &Datum::Int(*id));
+            encode_value(&mut out, value);
+        }
+        out
+    }
+
+    /// What is written of a row with handle 1 and these columns.
+    fn inserted(plan: &RowPlan, columns: &[(i64, Datum<'_>)]) -> String {
+        let mut row = Vec::new();
+        encode_value(&mut row, &Datum::Int(1));
+        row.extend(if columns.is_empty() { vec![0] } else { pairs(columns) });
+        match plan.change(mutation::RowChange::Insert(&row)).unwrap() {
+            Change::Insert { new } => shown(plan, &new),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn shown(plan: &RowPlan, values: &RowValues) -> String {
+        let columns = plan.shape.columns.iter().zip(values).filter(|(c, _)| c.written);
+        let carried = columns.filter_map(|(c, value)| value.as_ref().map(|v| (c, v)));
+        let text = carried.map(|(c, value)| match value {
+            SqlValue::Null => format!("{}=NULL", c.name),
+            SqlValue::Int(n) => format!("{}={n}", c.name),
+            SqlValue::Text(text) => format!("{}='{}'", c.name, String::from_utf8_lossy(text)),
+            other => format!("{}={other:?}", c.name),
+        });
+        text.collect::<Vec<_>>().join(" ")
+    }
+
+    fn text(text: &'static str) -> Datum<'static> {
+        Datum::Bytes(text.as_bytes().into())
+    }
+
+    #[test]
+    fn a_column_dropped_meanwhile_is_not_emitted() {
+        let (id, a, b) = (column(1, "id", INT), column(2, "a", INT), column(3, "b", INT));
+        let plan = plan(5, &[id.clone(), a, b.clone()], 6, &[id, b]);
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(20)), (3, Datum::Int(30))]), "id=1 b=30");
+    }
+
+    #[test]
+    fn a_column_renamed_meanwhile_goes_by_its_id() {
+        let (id, a) = (column(1, "id", INT), column(2, "a", INT));
+        let plan = plan(5, &[id.clone(), a], 6, &[id, column(2, "Z", INT)]);
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(20))]), "id=1 Z=20");
+    }
+
+    #[test]
+    fn a_changed_type_has_two_ids() {
+        let id = column(1, "id", INT);
+        let plan = plan(5, &[id.clone(), column(2, "a", INT)], 6, &[id, column(7, "a", VARCHAR)]);
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(20)), (7, text("20"))]), "id=1 a='20'");
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(20))]), "id=1 a=20");
+    }
+
+    #[test]
+    fn an_element_s_name_outlives_its_type() {
+        let id = column(1, "id", INT);
+        let mut choice = column(2, "a", value::tp::ENUM);
+        choice.field_type.elems = vec!["x".to_owned(), "y".to_owned()];
+        let plan = plan(5, &[id.clone(), choice], 6, &[id, column(7, "a", VARCHAR)]);
+        assert_eq!(inserted(&plan, &[(2, Datum::UInt(2))]), "id=1 a='y'");
+    }
+
+    #[test]
+    fn a_column_added_meanwhile_shows_its_origin_default() {
+        let id = column(1, "id", INT);
+        let later = with_default("7", Some("8"), column(2, "b", INT));
+        let plan = plan(5, std::slice::from_ref(&id), 6, &[id.clone(), later]);
+        assert_eq!(inserted(&plan, &[]), "id=1 b=7");
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(5))]), "id=1 b=5", "write-only: the row carries it");
+    }
+
+    #[test]
+    fn what_a_row_leaves_out_is_null_or_the_origin_default() {
+        let id = column(1, "id", INT);
+        let null_now = with_default("5", None, column(2, "a", INT));
+        let dropping = with_default("6", Some("6"), column(3, "b", INT));
+        let columns = [id, null_now, dropping];
+        assert_eq!(inserted(&plan(5, &columns, 5, &columns), &[]), "id=1 a=NULL b=6");
+    }
+
+    #[test]
+    fn a_column_that_the_downstream_lacks_is_emitted_only_when_its_value_would_be_lost() {
+        let id = column(1, "id", INT);
+        let ahead = with_default("3", Some("3"), column(2, "b", INT));
+        let plan = plan(6, &[id.clone(), ahead], 5, std::slice::from_ref(&id));
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(3))]), "id=1");
+        assert_eq!(inserted(&plan, &[(2, Datum::Int(9))]), "id=1 b=9");
+    }
+
+    #[test]
+    fn an_update_that_lacks_a_column_leaves_it_out() {
+        let columns = [column(1, "id", INT), column(2, "a", INT), column(3, "b", INT)];
+        let plan = plan(5, &columns, 5, &columns);
+        let image = |a| pairs(&[(1, Datum::Int(1)), (2, Datum::Int(a))]);
+        let row = [image(10), image(11)].concat();
+        match plan.change(mutation::RowChange::Update(&row)).unwrap() {
+            Change::Update { old, new } => {
+                assert_eq!((shown(&plan, &old), shown(&plan, &new)), ("id=1 a=10".into(), "id=1 a=11".into()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hidden_generated_and_non_public_columns_are_not_written() {
+        let mut columns: Vec<ColumnInfo> = (1..=5).map(|id| column(id, &format!("c{id}"), INT)).collect();
+        columns[1].hidden = true;
+        columns[2].generated_expr_string = "c1".to_owned();
+        columns[3].state = SchemaState::WRITE_ONLY;
+        let all: Vec<(i64, Datum<'_>)> = (2..=5).map(|id| (id, Datum::Int(id))).collect();
+        assert_eq!(inserted(&plan(5, &columns, 5, &columns), &all), "c1=1 c5=5");
+    }
+
+    #[test]
+    fn keys_in_order_of_preference() {
+        let index = |name: &str, columns: &[i64], is_primary: bool, state: SchemaState| IndexInfo {
+            idx_name: CiStr::new(name),
+            is_unique: true,
+            is_primary,
+            state,
+            idx_cols: columns
+                .iter()
+                .map(|c| crate::schema::model::IndexColumn {
+                    name: CiStr::new(&format!("c{c}")),
+                    offset: c - 1,
+                    length: -1,
+                })
+                .collect(),
+            ..IndexInfo::default()
+        };
+        let mut columns: Vec<ColumnInfo> = (1..=4).map(|id| column(id, &format!("c{id}"), INT)).collect();
+        columns[3].generated_expr_string = "c1".to_owned();
+        columns[3].generated_stored = true;
+        let mut info = table(&columns);
+        info.pk_is_handle = false;
+        info.index_info = vec![
+            index("over_generated", &[4], false, SchemaState::PUBLIC),
+            index("second", &[2, 3], false, SchemaState::PUBLIC),
+            index("going", &[1], false, SchemaState::DELETE_ONLY),
+            index("primary", &[3], true, SchemaState::PUBLIC),
+        ];
+        assert_eq!(keys(&info, &[1, 2, 3, 4]), [vec![2], vec![1, 2], vec![3]]);
+        info.pk_is_handle = true;
+        assert_eq!(keys(&info, &[1, 2, 3, 4])[0], [0]);
+    }
 }

@@ -123,6 +123,19 @@ impl Translator {
         Ok(())
     }
 
+    /// Whether this transaction knew a schema version that no known job reaches. Mostly a DDL is still running. But the rows
+    /// of a multi-schema change can come just before its binlog; `learn_history` before translating them lets them be read
+    /// with their own definition.
+    #[must_use]
+    pub fn is_ahead_of_history(&self, prewrite_value: &[u8]) -> bool {
+        PrewriteValue::decode(prewrite_value).is_ok_and(|v| v.schema_version > self.tracker.known_version().raw())
+    }
+
+    /// Takes up jobs that finished since `load_history` (the whole history or a part of it). Nothing is applied.
+    pub fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
+        self.tracker.learn(jobs)
+    }
+
     /// A data transaction. `safe`: DELETE by row identity + INSERT, affected rows unchecked (rules 8, takeover).
     pub fn transaction(
         &mut self,
@@ -156,7 +169,8 @@ impl Translator {
                 Route::Drop => dropped += 1,
                 Route::Filtered => {}
                 Route::Plan(plan) => {
-                    plan.translate(&mutation, &mut changes).map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
+                    plan.translate(&mutation, &mut changes)
+                        .map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
                 }
             }
         }
@@ -208,13 +222,7 @@ impl Translator {
     }
 
     /// A DDL at its place in commit order: moves the schema. `job` is the history's JSON.
-    pub fn ddl(
-        &mut self,
-        commit_ts: CommitTs,
-        job: &[u8],
-        query: &[u8],
-        schema_state: i32,
-    ) -> Result<DdlPlan, Fault> {
+    pub fn ddl(&mut self, commit_ts: CommitTs, job: &[u8], query: &[u8], schema_state: i32) -> Result<DdlPlan, Fault> {
         let job = Job::parse(job)
             .map_err(|e| Fault::Schema(format!("the job of the DDL with commit_ts {commit_ts} does not parse: {e}")))?;
         self.created.clear();
@@ -225,7 +233,10 @@ impl Translator {
             return Ok(DdlPlan::Skip(format!("job {id} announces that a column is being dropped")));
         }
         let Some(mut applied) = self.tracker.apply(commit_ts, job) else {
-            return Ok(DdlPlan::Skip(format!("job {id} never took effect (state {}) or is about an internal table", state.0)));
+            return Ok(DdlPlan::Skip(format!(
+                "job {id} never took effect (state {}) or is about an internal table",
+                state.0
+            )));
         };
         if action.creates_tables() {
             self.created = self.created_by(&applied);

@@ -63,6 +63,12 @@ impl History {
         self.jobs.get(&key)
     }
 
+    /// Largest schema version; 0 without jobs.
+    #[must_use]
+    pub fn last_version(&self) -> SchemaVersion {
+        self.jobs.last_key_value().map_or_else(SchemaVersion::default, |(key, _)| key.version)
+    }
+
     /// In the order of schema versions.
     pub fn iter(&self) -> impl Iterator<Item = (JobKey, &Arc<Job>)> {
         self.jobs.iter().map(|(key, job)| (*key, job))
@@ -152,9 +158,9 @@ mod tests {
         let raw = [
             json(1, 12, 6, 50),
             json(2, 11, 4, 51),
-            json(3, 13, 3, 52),                     // rolled back
-            json(4, 0, 5, 53),                      // cancelled
-            json(5, 14, 6, LAST_USER_TABLE + 1),    // table of the DDL framework
+            json(3, 13, 3, 52),                  // rolled back
+            json(4, 0, 5, 53),                   // cancelled
+            json(5, 14, 6, LAST_USER_TABLE + 1), // table of the DDL framework
             json(6, 9, 6, 54),
         ];
         let history = History::parse(&raw).unwrap();

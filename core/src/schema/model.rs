@@ -29,9 +29,9 @@ impl<'de> Deserialize<'de> for CiStr {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Parts {
-            #[serde(rename = "O", default)]
+            #[serde(rename = "O", default, deserialize_with = "nullable")]
             original: String,
-            #[serde(rename = "L", default)]
+            #[serde(rename = "L", default, deserialize_with = "nullable")]
             lower: String,
         }
         #[derive(Deserialize)]
@@ -85,26 +85,26 @@ pub struct ActionType(pub i64);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Job {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default, rename = "type")]
+    #[serde(default, rename = "type", deserialize_with = "nullable")]
     pub action: ActionType,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub schema_id: i64,
     /// For TRUNCATE the old id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub table_id: i64,
     #[serde(default, deserialize_with = "nullable")]
     pub schema_name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub table_name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub state: JobState,
     #[serde(default, deserialize_with = "nullable")]
     pub raw_args: serde_json::Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub schema_state: SchemaState,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub start_ts: u64,
     #[serde(default, deserialize_with = "nullable")]
     pub query: String,
@@ -136,11 +136,11 @@ pub struct MultiSchemaInfo {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SubJob {
-    #[serde(default, rename = "type")]
+    #[serde(default, rename = "type", deserialize_with = "nullable")]
     pub action: ActionType,
     #[serde(default, deserialize_with = "nullable")]
     pub raw_args: serde_json::Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub schema_state: SchemaState,
 }
 
@@ -148,14 +148,14 @@ pub struct SubJob {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HistoryInfo {
     /// 0: the job never took effect.
-    #[serde(default, rename = "SchemaVersion")]
+    #[serde(default, rename = "SchemaVersion", deserialize_with = "nullable")]
     pub schema_version: SchemaVersion,
-    #[serde(default, rename = "DBInfo")]
+    #[serde(default, rename = "DBInfo", deserialize_with = "nullable")]
     pub db_info: Option<DbInfo>,
-    #[serde(default, rename = "TableInfo")]
+    #[serde(default, rename = "TableInfo", deserialize_with = "nullable")]
     pub table_info: Option<TableInfo>,
     /// start_ts of the transaction that finished the job.
-    #[serde(default, rename = "FinishedTS")]
+    #[serde(default, rename = "FinishedTS", deserialize_with = "nullable")]
     pub finished_ts: u64,
     #[serde(default, rename = "MultipleTableInfos", deserialize_with = "nullable")]
     pub multiple_table_infos: Vec<Option<TableInfo>>,
@@ -163,23 +163,23 @@ pub struct HistoryInfo {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DbInfo {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub db_name: CiStr,
     #[serde(default, deserialize_with = "nullable")]
     pub charset: String,
     #[serde(default, deserialize_with = "nullable")]
     pub collate: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub state: SchemaState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TableInfo {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub name: CiStr,
     #[serde(default, deserialize_with = "nullable")]
     pub charset: String,
@@ -189,13 +189,13 @@ pub struct TableInfo {
     pub cols: Vec<ColumnInfo>,
     #[serde(default, deserialize_with = "nullable")]
     pub index_info: Vec<IndexInfo>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub state: SchemaState,
     /// The one integer primary-key column is the row's handle.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub pk_is_handle: bool,
     /// Clustered primary key of another kind: the handle is the primary index's columns.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub is_common_handle: bool,
     #[serde(default, deserialize_with = "nullable")]
     pub partition: Option<PartitionInfo>,
@@ -204,7 +204,7 @@ pub struct TableInfo {
     #[serde(default, deserialize_with = "nullable")]
     pub sequence: Option<serde_json::Value>,
     /// 0 none, 1 global, 2 local.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub temp_table_type: i64,
 }
 
@@ -216,40 +216,40 @@ pub struct PartitionInfo {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PartitionDefinition {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub name: CiStr,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ColumnInfo {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub name: CiStr,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub offset: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub origin_default: serde_json::Value,
     /// base64 (BIT).
     #[serde(default, deserialize_with = "nullable")]
     pub origin_default_bit: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub default: serde_json::Value,
     #[serde(default, deserialize_with = "nullable")]
     pub default_bit: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub generated_expr_string: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub generated_stored: bool,
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "nullable")]
     pub field_type: FieldType,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub state: SchemaState,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub hidden: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub version: u64,
 }
 
@@ -269,16 +269,16 @@ impl ColumnInfo {
 #[serde(rename_all = "PascalCase")]
 pub struct FieldType {
     /// Type code (spec codec 4.1).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub tp: u8,
     /// Flag bits (spec codec 4.1).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub flag: u32,
     /// −1: unspecified.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub flen: i64,
     /// Scale or fsp; −1: unspecified.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub decimal: i64,
     #[serde(default, deserialize_with = "nullable")]
     pub charset: String,
@@ -312,28 +312,61 @@ impl FieldType {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IndexInfo {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub id: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub idx_name: CiStr,
     #[serde(default, deserialize_with = "nullable")]
     pub idx_cols: Vec<IndexColumn>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub is_unique: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub is_primary: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub state: SchemaState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IndexColumn {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub name: CiStr,
     /// Position in `cols`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub offset: i64,
     /// −1: the whole column.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub length: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Go takes `null` for any field, and writes it for empty lists and pointers.
+    #[test]
+    fn null_counts_as_missing() {
+        let nulls = |value: serde_json::Value| match value {
+            serde_json::Value::Object(map) => map.into_iter().map(|(k, _)| (k, serde_json::Value::Null)).collect(),
+            other => panic!("{other} is no object"),
+        };
+        fn same<T: Default + PartialEq + Serialize + de::DeserializeOwned + std::fmt::Debug>(
+            nulls: impl Fn(serde_json::Value) -> serde_json::Value,
+        ) {
+            let written = serde_json::to_value(T::default()).unwrap();
+            assert_eq!(serde_json::from_value::<T>(nulls(written.clone())).unwrap(), T::default(), "{written}");
+            assert_eq!(serde_json::from_value::<T>(written).unwrap(), T::default());
+            assert_eq!(serde_json::from_str::<T>("{\"unknown\": [1]}").unwrap(), T::default());
+        }
+        same::<Job>(nulls);
+        same::<SubJob>(nulls);
+        same::<HistoryInfo>(nulls);
+        same::<DbInfo>(nulls);
+        same::<TableInfo>(nulls);
+        same::<PartitionDefinition>(nulls);
+        same::<ColumnInfo>(nulls);
+        same::<FieldType>(nulls);
+        same::<IndexInfo>(nulls);
+        same::<IndexColumn>(nulls);
+        same::<CiStr>(nulls);
+    }
 }

@@ -249,7 +249,10 @@ mod tests {
     #[test]
     fn create_table_gets_if_not_exists_once() {
         assert_eq!(create_if_not_exists("CREATE TABLE `a` (b INT)").unwrap(), "CREATE TABLE IF NOT EXISTS `a` (b INT)");
-        assert_eq!(create_if_not_exists("create table if not exists a (b INT)").unwrap(), "create table if not exists a (b INT)");
+        assert_eq!(
+            create_if_not_exists("create table if not exists a (b INT)").unwrap(),
+            "create table if not exists a (b INT)"
+        );
         assert_eq!(create_if_not_exists("CREATE VIEW v AS SELECT 1"), None);
     }
 

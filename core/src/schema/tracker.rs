@@ -75,15 +75,31 @@ impl Tracker {
         self.version = self.version.max(version);
     }
 
+    /// Takes up jobs that were finished since `load`; the view does not move. What is known already is kept.
+    pub fn learn(&mut self, raw: &[Bytes]) -> Result<(), Fault> {
+        let fresh = History::parse(raw)?;
+        for (key, job) in fresh.iter().filter(|(key, _)| self.history.get(*key).is_none()).collect::<Vec<_>>() {
+            self.history.add((**job).clone());
+            self.definitions.add(job);
+            self.pending.insert(key, Arc::clone(job));
+            self.epoch += 1;
+        }
+        Ok(())
+    }
+
+    /// Largest schema version of the known jobs.
+    #[must_use]
+    pub fn known_version(&self) -> SchemaVersion {
+        self.history.last_version()
+    }
+
     /// Before a transaction of schema version `version`: applies what it knew and no binlog told.
     pub fn reach(&mut self, version: SchemaVersion, commit_ts: CommitTs) {
         self.catch_up(JobKey { version, job: i64::MAX }, commit_ts);
     }
 
     fn catch_up(&mut self, upto: JobKey, commit_ts: CommitTs) {
-        let due = |job: &Job| {
-            job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw()
-        };
+        let due = |job: &Job| job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw();
         let keys: Vec<JobKey> = self.pending.range(..=upto).filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(job) = self.pending.remove(&key) {
@@ -110,7 +126,10 @@ impl Tracker {
             }
         };
         // What lies before it in version order and had no binlog was there when it ran.
-        self.catch_up(JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX }, commit_ts);
+        self.catch_up(
+            JobKey { version: SchemaVersion::new(key.version.raw().saturating_sub(1)), job: i64::MAX },
+            commit_ts,
+        );
         let schema_before = self.view.schema(job.schema_id).map(str::to_owned);
         self.epoch += 1;
         let first_time = self.pending.remove(&key).is_some();
@@ -144,5 +163,70 @@ impl Tracker {
     #[must_use]
     pub fn version(&self) -> SchemaVersion {
         self.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CREATE TABLE for the multi-schema kind too: only its place matters here.
+    fn job(version: i64, action: i64, table: i64, finished: u64) -> Bytes {
+        Bytes::from(format!(
+            r#"{{"id":{version},"type":{action},"state":6,"schema_id":1,"table_id":{table},"binlog":{{"SchemaVersion":{version},
+            "FinishedTS":{finished},"TableInfo":{{"id":{table},"name":{{"O":"t{table}","L":"t{table}"}}}}}}}}"#
+        ))
+    }
+
+    fn tables(tracker: &Tracker) -> Vec<i64> {
+        (0..100).filter(|id| tracker.view().table(*id).is_some()).collect()
+    }
+
+    fn reach(tracker: &mut Tracker, version: i64, commit_ts: u64) {
+        tracker.reach(SchemaVersion::new(version), CommitTs::new(commit_ts));
+    }
+
+    #[test]
+    fn the_start_is_by_version_else_by_time() {
+        let mut tracker = Tracker::load(&[job(1, 3, 11, 10), job(2, 3, 12, 20), job(3, 3, 13, 30)]).unwrap();
+        for (checkpoint, version, expected) in
+            [(0, 0, vec![]), (25, 0, vec![11, 12]), (25, 1, vec![11]), (5, 3, vec![11, 12, 13]), (0, 2, vec![11, 12])]
+        {
+            tracker.start_at(CommitTs::new(checkpoint), SchemaVersion::new(version));
+            assert_eq!(tables(&tracker), expected, "checkpoint {checkpoint} version {version}");
+        }
+    }
+
+    #[test]
+    fn a_multi_schema_change_waits_for_its_binlog_until_it_has_finished() {
+        let mut tracker = Tracker::load(&[job(1, 3, 11, 10), job(2, 61, 12, 20), job(3, 3, 13, 30)]).unwrap();
+        reach(&mut tracker, 2, 15);
+        assert_eq!(tables(&tracker), [11], "its version is visible before its binlog");
+        reach(&mut tracker, 3, 19);
+        assert_eq!(tables(&tracker), [11, 13], "others of that version are not held back");
+        reach(&mut tracker, 3, 21);
+        assert_eq!(tables(&tracker), [11, 12, 13]);
+    }
+
+    #[test]
+    fn jobs_learned_later_define_rows_before_they_move_the_view() {
+        let mut tracker = Tracker::load(&[job(1, 3, 11, 10)]).unwrap();
+        reach(&mut tracker, 1, 11);
+        tracker.learn(&[job(1, 3, 11, 10), job(4, 61, 11, 40)]).unwrap();
+        assert_eq!(tracker.known_version(), SchemaVersion::new(4));
+        let version = |tracker: &Tracker, v| tracker.definition(11, SchemaVersion::new(v)).unwrap().0.raw();
+        assert_eq!((version(&tracker, 3), version(&tracker, 4), version(&tracker, 0)), (1, 4, 1));
+        assert_eq!(tracker.view().table(11).unwrap().version, SchemaVersion::new(1));
+    }
+
+    #[test]
+    fn a_job_that_was_applied_before_is_not_applied_again() {
+        let raw = job(2, 11, 12, 20); // TRUNCATE of table 12 gives 12 here: only its second application would show
+        let mut tracker = Tracker::load(&[job(1, 3, 12, 10), raw.clone(), job(3, 4, 12, 30)]).unwrap();
+        reach(&mut tracker, 3, 40);
+        assert!(tables(&tracker).is_empty());
+        let applied = tracker.apply(CommitTs::new(50), Job::parse(&raw).unwrap()).unwrap();
+        assert!(tables(&tracker).is_empty(), "a late binlog of a job that is in the view moves nothing");
+        assert!(matches!(applied.effect, Effect::Tables(_)));
     }
 }

@@ -336,3 +336,112 @@ impl View {
         Effect::Tables(vec![TableMove { before: before.or(moved.before), ..moved }])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn table(id: i64, name: &str, partitions: &[(i64, &str)]) -> Value {
+        let definitions: Vec<Value> =
+            partitions.iter().map(|(id, name)| json!({"id": id, "name": {"O": name, "L": name}})).collect();
+        json!({"id": id, "name": {"O": name, "L": name.to_lowercase()},
+               "cols": [{"id": 1, "name": {"O": "a", "L": "a"}, "state": 5}],
+               "partition": if partitions.is_empty() { Value::Null } else { json!({"definitions": definitions}) }})
+    }
+
+    fn job(version: i64, action: i64, schema: i64, table_id: i64, binlog: Value) -> Job {
+        let mut job = json!({"id": version, "type": action, "state": 6, "schema_id": schema, "table_id": table_id,
+                             "binlog": {"SchemaVersion": version}});
+        for (key, value) in binlog.as_object().unwrap() {
+            job["binlog"][key] = value.clone();
+        }
+        Job::parse(job.to_string().as_bytes()).unwrap()
+    }
+
+    fn db(version: i64, action: i64, id: i64, name: &str) -> Job {
+        job(version, action, id, 0, json!({"DBInfo": {"id": id, "db_name": {"O": name, "L": name}}}))
+    }
+
+    /// All tables as `id schema.table`.
+    fn shown(view: &View) -> String {
+        let tables = view.tables.keys().map(|id| {
+            let name = view.name(*id).unwrap();
+            format!("{id} {}.{}", name.schema, name.table)
+        });
+        tables.collect::<Vec<_>>().join(", ")
+    }
+
+    fn start() -> View {
+        let mut view = View::default();
+        view.apply(&db(1, 1, 2, "d"));
+        view.apply(&db(2, 1, 3, "e"));
+        view.apply(&job(3, 3, 2, 10, json!({"TableInfo": table(10, "t", &[])})));
+        view.apply(&job(4, 3, 2, 11, json!({"TableInfo": table(11, "p", &[(21, "p0"), (22, "p1")])})));
+        view
+    }
+
+    #[test]
+    fn each_kind_moves_the_view_and_moving_twice_changes_nothing() {
+        let one = |id, name| json!({"TableInfo": table(id, name, &[])});
+        let cases: Vec<(&str, Job, &str)> = vec![
+            ("drop table", job(5, 4, 2, 10, one(10, "t")), "11 d.p"),
+            ("drop a view that is not there", job(5, 24, 2, 77, one(77, "v")), "10 d.t, 11 d.p"),
+            ("truncate", job(5, 11, 2, 10, one(12, "t")), "11 d.p, 12 d.t"),
+            ("rename across databases", job(5, 14, 3, 10, one(10, "T2")), "10 e.T2, 11 d.p"),
+            ("replace a view", job(5, 21, 2, 13, one(13, "t")), "11 d.p, 13 d.t"),
+            (
+                "batch create",
+                job(5, 60, 3, 0, json!({"MultipleTableInfos": [table(14, "x", &[]), table(15, "y", &[])]})),
+                "10 d.t, 11 d.p, 14 e.x, 15 e.y",
+            ),
+            (
+                "exchange partition",
+                job(5, 42, 2, 10, json!({"TableInfo": table(11, "p", &[(10, "p0"), (22, "p1")])})),
+                "11 d.p, 21 d.t",
+            ),
+            ("partitioning with a new id", job(5, 71, 2, 10, one(16, "t")), "11 d.p, 16 d.t"),
+            ("an unknown kind", job(5, 999, 2, 10, one(10, "t")), "10 d.t, 11 d.p"),
+            ("an unknown kind without a table", job(5, 998, 2, 0, json!({})), "10 d.t, 11 d.p"),
+            ("drop schema", db(5, 2, 2, "d"), ""),
+            ("a table of the DDL framework", job(5, 5, 1, 7, one(281_474_976_710_000, "s")), "10 d.t, 11 d.p"),
+        ];
+        for (what, job, expected) in cases {
+            let mut view = start();
+            view.apply(&job);
+            assert_eq!(shown(&view), expected, "{what}");
+            if what != "exchange partition" {
+                view.apply(&job);
+                assert_eq!(shown(&view), expected, "{what}, twice");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_there_is_gone_until_it_is_brought_back() {
+        let mut view = start();
+        view.apply(&job(5, 11, 2, 10, json!({"TableInfo": table(12, "t", &[])})));
+        assert!(view.is_gone(10) && !view.is_gone(12));
+        let back = view.apply(&job(6, 25, 2, 10, json!({"TableInfo": table(10, "t_old", &[])})));
+        assert!(!view.is_gone(10), "FLASHBACK TABLE revives the id");
+        assert!(matches!(back, Effect::Tables(moves) if moves[0].before.is_none()));
+        view.apply(&db(7, 2, 2, "d"));
+        assert!([10, 11, 12].iter().all(|id| view.is_gone(*id)));
+        // The job names no tables: what the DROP took along comes back.
+        view.apply(&db(8, 63, 2, "d_back"));
+        assert_eq!(shown(&view), "10 d_back.t_old, 11 d_back.p, 12 d_back.t");
+        assert!(![10, 11, 12].iter().any(|id| view.is_gone(*id)));
+    }
+
+    #[test]
+    fn a_new_definition_keeps_the_table_where_it_is() {
+        let mut view = start();
+        view.apply(&job(5, 14, 3, 10, json!({"TableInfo": table(10, "t", &[])})));
+        // A job with another schema id (released versions differ in what they put there).
+        let effect = view.apply(&job(6, 5, 2, 10, json!({"TableInfo": table(10, "t", &[])})));
+        assert_eq!(shown(&view), "10 e.t, 11 d.p");
+        assert_eq!(view.table(10).unwrap().version, SchemaVersion::new(6));
+        let Effect::Tables(moves) = effect else { panic!("{effect:?}") };
+        assert_eq!(moves[0].before, moves[0].after);
+    }
+}

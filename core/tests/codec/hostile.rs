@@ -66,10 +66,19 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         4 => (any::<usize>(), interesting).prop_map(|(at, byte)| Change::Set(at, byte)),
         1 => any::<usize>().prop_map(Change::Cut),
         1 => (any::<usize>(), proptest::collection::vec(any::<u8>(), 1..6)).prop_map(|(at, b)| Change::Insert(at, b)),
+        1 => (any::<usize>(), 0x80_u8..).prop_map(|(at, low)| Change::Insert(at, longest_varint(low))),
         1 => (any::<usize>(), 1_usize..6).prop_map(|(at, times)| Change::Repeat(at, times)),
         2 => (any::<usize>(), any::<usize>()).prop_map(|(at, other)| Change::Splice(at, other)),
     ];
     proptest::collection::vec(change, 1..5)
+}
+
+/// A length close to the largest.
+fn longest_varint(low: u8) -> Vec<u8> {
+    let mut varint = vec![0xff; 10];
+    varint[0] = low;
+    varint[9] = 0x01;
+    varint
 }
 
 fn apply(mut bytes: Vec<u8>, changes: &[Change], seeds: &[Vec<u8>]) -> Vec<u8> {

@@ -59,10 +59,12 @@ impl DdlText<'_> {
             | ActionType::ALTER_PARTITION_PLACEMENT
             | ActionType::MODIFY_SCHEMA_PLACEMENT
             | ActionType::ALTER_TABLE_PLACEMENT => Some("placement is about the upstream's stores"),
-            ActionType::CACHE_TABLE | ActionType::NOCACHE_TABLE => Some("cached tables are about the upstream's memory"),
-            ActionType::CREATE_RESOURCE_GROUP
-            | ActionType::ALTER_RESOURCE_GROUP
-            | ActionType::DROP_RESOURCE_GROUP => Some("resource groups are about the upstream's load"),
+            ActionType::CACHE_TABLE | ActionType::NOCACHE_TABLE => {
+                Some("cached tables are about the upstream's memory")
+            }
+            ActionType::CREATE_RESOURCE_GROUP | ActionType::ALTER_RESOURCE_GROUP | ActionType::DROP_RESOURCE_GROUP => {
+                Some("resource groups are about the upstream's load")
+            }
             _ if !tidb && self.moves().iter().any(is_temporary) => {
                 Some("a global temporary table: its rows are never replicated and only TiDB has such tables")
             }
@@ -164,8 +166,7 @@ impl DdlText<'_> {
             }
             Effect::Tables(moves) => {
                 // For an exchange the partitioned table comes first; for several renames the last one is done last.
-                let step =
-                    if self.action == ActionType::EXCHANGE_PARTITION { moves.first() } else { moves.last() }?;
+                let step = if self.action == ActionType::EXCHANGE_PARTITION { moves.first() } else { moves.last() }?;
                 match (&step.after, &step.before) {
                     (Some((_, name)), _) => {
                         let info = step.info.as_ref()?;
@@ -189,4 +190,89 @@ fn column_names(info: &TableInfo) -> Vec<String> {
     let mut columns: Vec<_> = info.cols.iter().filter(|c| c.is_public() && !c.hidden).collect();
     columns.sort_by_key(|c| c.offset);
     columns.into_iter().map(|c| c.name.original.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::model::{CiStr, ColumnInfo, SchemaState};
+    use std::sync::Arc;
+
+    fn at(id: i64, name: &str) -> Option<(i64, TableName)> {
+        let (schema, table) = name.split_once('.').unwrap();
+        Some((id, TableName { schema: schema.to_owned(), table: table.to_owned() }))
+    }
+
+    fn step(before: Option<(i64, TableName)>, after: Option<(i64, TableName)>) -> TableMove {
+        let column = |id: i64, name: &str, hidden| ColumnInfo {
+            name: CiStr::new(name),
+            offset: 9 - id,
+            state: SchemaState::PUBLIC,
+            hidden,
+            ..ColumnInfo::default()
+        };
+        let cols = vec![column(1, "second", false), column(2, "First", false), column(3, "hidden", true)];
+        TableMove { before, after, info: Some(Arc::new(TableInfo { cols, ..TableInfo::default() })) }
+    }
+
+    fn plan(action: ActionType, query: &str, moves: Vec<TableMove>, dialect: Dialect) -> Result<Ddl, String> {
+        let applied = Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()) };
+        DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, dialect }.plan()
+    }
+
+    fn sent(action: ActionType, query: &str, moves: Vec<TableMove>) -> String {
+        let ddl = plan(action, query, moves, Dialect::MariaDb).unwrap();
+        format!("{}: {}", ddl.database.as_deref().unwrap_or("-"), ddl.sql)
+    }
+
+    #[test]
+    fn exchange_runs_where_the_unqualified_name_is() {
+        let moves = || vec![step(at(1, "d.p"), at(1, "d.p")), step(at(2, "e.t"), at(3, "e.t"))];
+        for (query, expected) in [
+            ("ALTER TABLE `p` EXCHANGE PARTITION `x` WITH TABLE `e`.`t`", "d"),
+            ("ALTER TABLE `d`.`p` EXCHANGE PARTITION `x` WITH TABLE `t`", "e"),
+        ] {
+            assert_eq!(sent(ActionType::EXCHANGE_PARTITION, query, moves()), format!("{expected}: {query}"));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_tables_is_one_repeatable_text() {
+        let moves = || vec![step(None, at(1, "job.a")), step(None, at(2, "job.b"))];
+        assert_eq!(
+            sent(ActionType::CREATE_TABLES, "CREATE TABLE `a` (x INT);CREATE TABLE `b` (y INT);", moves()),
+            "job: CREATE TABLE IF NOT EXISTS `a` (x INT);\nCREATE TABLE IF NOT EXISTS `b` (y INT)"
+        );
+        assert_eq!(
+            sent(ActionType::CREATE_TABLES, "CREATE TABLE `a` (x INT)", moves()),
+            "job: CREATE TABLE `a` (x INT)"
+        );
+    }
+
+    #[test]
+    fn goal_and_touches_say_how_to_tell_whether_it_has_run() {
+        let created = plan(ActionType::CREATE_TABLE, "…", vec![step(None, at(1, "d.T"))], Dialect::MariaDb).unwrap();
+        let goal = created.goal.unwrap();
+        assert_eq!((goal.database.as_str(), goal.table.as_str()), ("d", "T"));
+        assert_eq!(goal.columns.unwrap(), ["First", "second"]);
+        assert_eq!(created.touches, [("d".to_owned(), "T".to_owned())]);
+        assert!(!created.rerun);
+        let dropped = plan(ActionType::DROP_TABLE, "…", vec![step(at(1, "d.T"), None)], Dialect::MariaDb).unwrap();
+        assert_eq!((dropped.goal.unwrap().columns, dropped.sql.as_str()), (None, "DROP TABLE `d`.`T`"));
+        let renamed =
+            plan(ActionType::RENAME_TABLE, "…", vec![step(at(1, "d.a"), at(1, "e.b"))], Dialect::MariaDb).unwrap();
+        assert_eq!(renamed.sql, "RENAME TABLE `d`.`a` TO `e`.`b`");
+        assert_eq!(renamed.touches.len(), 2);
+        let truncate = vec![step(at(1, "d.a"), at(2, "d.a"))];
+        assert!(plan(ActionType::TRUNCATE_TABLE, "TRUNCATE a", truncate, Dialect::MariaDb).unwrap().rerun);
+    }
+
+    #[test]
+    fn what_only_tidb_knows_is_sent_to_tidb_only() {
+        for action in [ActionType::SET_TIFLASH_REPLICA, ActionType::ALTER_STATS_OPTIONS] {
+            let moves = || vec![step(at(1, "d.a"), at(1, "d.a"))];
+            assert!(plan(action, "ALTER TABLE a …", moves(), Dialect::MySql).is_err());
+            assert!(plan(action, "ALTER TABLE a …", moves(), Dialect::TiDb).is_ok());
+        }
+    }
 }

@@ -79,7 +79,8 @@ impl Renderer {
             columns.iter().filter_map(|p| shape.columns.get(*p)).map(|column| quote(&column.name)).collect();
         let row = format!("({})", vec!["?"; columns.len()].join(","));
         let table = quote_table(&shape.schema, &shape.table);
-        let sql = format!("INSERT INTO {table}({}) VALUES {}", names.join(","), vec![row.as_str(); rows.len()].join(","));
+        let sql =
+            format!("INSERT INTO {table}({}) VALUES {}", names.join(","), vec![row.as_str(); rows.len()].join(","));
         let params = rows.iter().flat_map(|row| columns.iter().map(|p| value(row, *p))).collect();
         self.push(sql, params, rows.len() as u64);
     }
@@ -255,5 +256,134 @@ fn size(value: &SqlValue) -> usize {
     match value {
         SqlValue::Text(bytes) | SqlValue::Bytes(bytes) => bytes.len().saturating_add(9),
         SqlValue::Null | SqlValue::Int(_) | SqlValue::UInt(_) | SqlValue::Double(_) => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::change::ShapeColumn;
+
+    fn column(name: &str, tp: u8) -> ShapeColumn {
+        let field = FieldType { tp, flen: 10, decimal: 2, ..FieldType::default() };
+        ShapeColumn { name: name.to_owned(), field, written: true }
+    }
+
+    /// Columns id INT, n DECIMAL(10,2), t TEXT, j JSON, g generated INT; primary key id, unique key n, as `keys` says.
+    fn shape(keys: Vec<Vec<usize>>) -> Arc<TableShape> {
+        let mut columns = vec![column("id", 3), column("n`", 246), column("t", 252), column("j", 245), column("g", 3)];
+        columns[4].written = false;
+        Arc::new(TableShape { id: 1, schema: "d".to_owned(), table: "t".to_owned(), columns, keys })
+    }
+
+    fn text(text: &str) -> Option<SqlValue> {
+        Some(SqlValue::Text(text.as_bytes().to_vec()))
+    }
+
+    fn row(id: i64, n: Option<&str>) -> RowValues {
+        let n = n.map_or(Some(SqlValue::Null), text);
+        vec![Some(SqlValue::Int(id)), n, text("x"), text("{}"), Some(SqlValue::Int(9))]
+    }
+
+    fn shown(changes: &[RowChange], safe: bool, dialect: Dialect) -> Vec<String> {
+        let show = |s: Statement| {
+            assert_eq!(s.sql.matches('?').count(), s.params.len(), "{}", s.sql);
+            format!("{} #{} ={}", s.sql, s.params.len(), s.affected.map_or("-".to_owned(), |n| n.to_string()))
+        };
+        render(changes, safe, dialect, CommitTs::new(7)).into_iter().map(show).collect()
+    }
+
+    fn change(shape: &Arc<TableShape>, change: Change) -> RowChange {
+        RowChange { shape: Arc::clone(shape), change }
+    }
+
+    #[test]
+    fn shapes_with_a_primary_key() {
+        let s = shape(vec![vec![0], vec![1]]);
+        let changes = [
+            change(&s, Change::Insert { new: row(1, Some("1.50")) }),
+            change(&s, Change::Update { old: row(1, Some("1.50")), new: row(2, None) }),
+            change(&s, Change::Delete { old: row(2, None) }),
+        ];
+        assert_eq!(
+            shown(&changes, false, Dialect::MariaDb),
+            [
+                "INSERT INTO `d`.`t`(`id`,`n```,`t`,`j`) VALUES (?,?,?,?) #4 =1",
+                "UPDATE `d`.`t` SET `id` = ?,`n``` = ?,`t` = ?,`j` = ? WHERE `id` = ? LIMIT 1 #5 =1",
+                "DELETE FROM `d`.`t` WHERE `id` = ? LIMIT 1 #1 =1",
+            ]
+        );
+        assert_eq!(
+            shown(&changes, true, Dialect::MariaDb),
+            [
+                "DELETE FROM `d`.`t` WHERE `id` = ? LIMIT 1 #1 =-",
+                "INSERT INTO `d`.`t`(`id`,`n```,`t`,`j`) VALUES (?,?,?,?) #4 =-",
+                "DELETE FROM `d`.`t` WHERE `id` = ? LIMIT 1 #1 =-",
+                "DELETE FROM `d`.`t` WHERE `id` = ? LIMIT 1 #1 =-",
+                "INSERT INTO `d`.`t`(`id`,`n```,`t`,`j`) VALUES (?,?,?,?) #4 =-",
+                "DELETE FROM `d`.`t` WHERE `id` = ? LIMIT 1 #1 =-",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_unique_key_with_null_identifies_nothing() {
+        let s = shape(vec![vec![1]]);
+        let delete = |n| shown(&[change(&s, Change::Delete { old: row(1, n) })], false, Dialect::MySql);
+        assert_eq!(delete(Some("1.50")), ["DELETE FROM `d`.`t` WHERE `n``` = CAST(? AS DECIMAL(10,2)) LIMIT 1 #1 =1"]);
+        assert_eq!(
+            delete(None),
+            [
+                "DELETE FROM `d`.`t` WHERE `id` = ? AND `n``` IS NULL AND `t` = ? AND CAST(CONVERT(`t` USING utf8mb4) AS BINARY) = ? \
+              AND `j` = CAST(? AS JSON) LIMIT 1 #4 =1"
+            ]
+        );
+    }
+
+    #[test]
+    fn without_a_key_safe_mode_repeats_rather_than_removes() {
+        let s = shape(vec![]);
+        let changes = [
+            change(&s, Change::Insert { new: row(1, None) }),
+            change(&s, Change::Update { old: row(1, None), new: row(2, None) }),
+        ];
+        let statements = shown(&changes, true, Dialect::MariaDb);
+        let verbs: Vec<&str> = statements.iter().map(|s| s.split(' ').next().unwrap()).collect();
+        assert_eq!(verbs, ["INSERT", "DELETE", "INSERT"]);
+        assert!(statements[1].contains("`j` = ?"), "MariaDB compares JSON as text: {}", statements[1]);
+    }
+
+    #[test]
+    fn columns_that_an_update_lacks_stay_as_they_are() {
+        let s = shape(vec![vec![0]]);
+        let mut new = row(1, None);
+        new[2] = None;
+        let update = change(&s, Change::Update { old: row(1, None), new });
+        assert_eq!(
+            shown(&[update], false, Dialect::MariaDb),
+            ["UPDATE `d`.`t` SET `id` = ?,`n``` = ?,`j` = ? WHERE `id` = ? LIMIT 1 #4 =1"]
+        );
+    }
+
+    #[test]
+    fn inserts_are_grouped_in_powers_of_two() {
+        let s = shape(vec![vec![0]]);
+        let insert = |id| change(&s, Change::Insert { new: row(id, None) });
+        let sizes = |changes: &[RowChange]| -> Vec<u64> {
+            render(changes, false, Dialect::MariaDb, CommitTs::ZERO).iter().map(|s| s.affected.unwrap()).collect()
+        };
+        let many: Vec<RowChange> = (0..300).map(insert).collect();
+        assert_eq!(sizes(&many), [128, 128, 32, 8, 4]);
+        // Another table, or other columns, end a group; order is kept.
+        let other = Arc::new(TableShape { table: "u".to_owned(), ..(*s).clone() });
+        let mixed = [insert(1), insert(2), change(&other, Change::Insert { new: row(3, None) }), insert(4)];
+        assert_eq!(sizes(&mixed), [2, 1, 1]);
+        // A row larger than the limit goes alone.
+        let large = |id| {
+            let mut new = row(id, None);
+            new[2] = Some(SqlValue::Bytes(vec![0; MAX_BYTES]));
+            change(&s, Change::Insert { new })
+        };
+        assert_eq!(sizes(&[insert(1), large(2), large(3), insert(4)]), [1, 1, 1, 1]);
     }
 }
