@@ -69,9 +69,6 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
     loop {
         session.check()?;
         let checkpoint = checkpoint(&mut conn).await?;
-        if checkpoint >= end {
-            break;
-        }
         let rows = inserted(&mut conn).await?.saturating_sub(rows_before);
         let drainer = session.drainer.as_mut().context("a replay without a Drainer applies nothing")?;
         if kill && applied.killed_before.is_none() && rows >= kill_at {
@@ -83,6 +80,9 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
             drainer.kill_and_restart().await.context("the Drainer after SIGKILL")?;
             applied.killed_before = Some(behind(checkpoint));
             continue;
+        }
+        if checkpoint >= end {
+            break;
         }
         let address = drainer.address.clone();
         let status = http_get(&address, "/status").await.context("the Drainer's status")?;

@@ -15,6 +15,20 @@ use tokio::net::TcpStream;
 
 const READY: Duration = Duration::from_secs(60);
 
+/// Until SIGINT or SIGTERM: what a program waits for that must end its children.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
 /// One of our binaries, from the folder of this one (or the one above, for a test).
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("where is this program?")?;
