@@ -19,6 +19,9 @@ pub enum Reject {
     ReadOnly(String),
     #[error("write failed: {0}")]
     WriteFailed(String),
+    /// A stream met a record that cannot be read; names segment and offset.
+    #[error("read failed: {0}")]
+    ReadFailed(String),
     #[error("drainer request a purged binlog TS {last}, this pump keeps binlogs after {gc}")]
     BelowGc { last: CommitTs, gc: CommitTs },
     #[error("pump is busy: {0}; try again")]

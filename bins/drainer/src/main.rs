@@ -1,1 +1,191 @@
-fn main() {}
+//! The Drainer process: flags, configuration, ports; everything that decides is `binlog_core::drainer`.
+
+mod http;
+mod ports;
+mod sink;
+mod source;
+
+use anyhow::Context as _;
+use binlog_cluster::pd::PdClient;
+use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::tikv::TikvClient;
+use binlog_cluster::{cistern_service, server};
+use binlog_core::config::drainer::{DrainerSettings, InitialCommitTs, KEYS, MysqlEnvironment};
+use binlog_core::config::settings::Settings;
+use binlog_core::config::size::parse_host_port;
+use binlog_core::drainer::config::DrainerConfig;
+use binlog_core::drainer::machine::Drainer;
+use binlog_core::drainer::translate::{TranslateConfig, Translator};
+use binlog_core::ids::NodeId;
+use binlog_mysql::{MysqlConfig, MysqlSink};
+use binlog_runtime::args::{self, Invocation, Program, StartError};
+use binlog_runtime::clock::Clock;
+use binlog_runtime::{driver, host, logs, retry, signals, status, version};
+use ports::{Ports, Request};
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+const PROGRAM: Program = Program {
+    name: "drainer",
+    about: "Merges the binlogs of all Pumps in commit order and applies them to MySQL, MariaDB or TiDB.",
+    env_prefix: "BINLOG_SERVER_",
+    keys: KEYS,
+};
+
+fn main() -> ExitCode {
+    let settings = match args::parse(PROGRAM, std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(Invocation::Run(settings)) => settings,
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(StartError::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(2);
+        }
+        Err(StartError::Config(error)) => {
+            eprintln!("verifying flags failed, See 'drainer --help'. {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let level = settings.non_empty("log-level").unwrap_or("info");
+    if let Err(error) = logs::init(level, settings.text("log-file").unwrap_or("")) {
+        eprintln!("{error}");
+        return ExitCode::from(1);
+    }
+    match start(&settings) {
+        Ok(code) => {
+            tracing::info!(code, "drainer exit");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            tracing::error!("start drainer server failed: {error:#}");
+            eprintln!("start drainer server failed: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn start(settings: &Settings) -> anyhow::Result<u8> {
+    let variable = |name| std::env::var(name).ok();
+    let env = MysqlEnvironment {
+        host: variable("MYSQL_HOST"),
+        port: variable("MYSQL_PORT"),
+        user: variable("MYSQL_USER"),
+        password: variable("MYSQL_PSWD"),
+    };
+    let config = DrainerSettings::from_settings(settings, &host::default_host(), &env)?;
+    for (key, why) in settings.without_effect(KEYS) {
+        tracing::warn!(key, "the configuration key has no effect: {why}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: DrainerSettings) -> anyhow::Result<u8> {
+    let node_id = node_id(&config)?;
+    let [release, commit, built, ..] = version::fields();
+    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Drainer");
+    tracing::info!(?config, "configuration");
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
+    // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).
+    let listener = TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    tracing::info!(
+        node_id = node_id.as_str(),
+        listen = config.addr,
+        advertise = config.advertise_addr,
+        data_dir = config.data_dir,
+        downstream = format!("{}:{}", config.downstream.host, config.downstream.port),
+        "drainer starts"
+    );
+    let pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)).await;
+    tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
+    let registry = Registry::new(&config.pd_urls)?;
+
+    let (sender, mut inbox) = driver::inbox::<_, Request>();
+    let (asker, answerer) = status::channel(sender.clone());
+    let (cistern, mut notifies) = cistern_service::channel();
+    let forward = sender.clone();
+    tokio::spawn(async move {
+        while let Some(reply) = notifies.recv().await {
+            if forward.request(Request::Notify(reply)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
+    let router = http::router(&node_id, sender.clone(), asker);
+    let serving = tokio::spawn(server::serve(listener, Routes::new(cistern.service()), router, async {
+        let _ = serving_stopped.await;
+    }));
+    let on_signal = sender.clone();
+    tokio::spawn(async move {
+        match signals::shutdown().await {
+            Ok(name) => {
+                tracing::info!(signal = name, "got signal to exit.");
+                let _ = on_signal.request(Request::Shutdown).await;
+            }
+            Err(error) => tracing::error!("cannot wait for signals: {error}"),
+        }
+    });
+
+    let mysql = MysqlSink::new(mysql_config(&config, &pd, &node_id));
+    let mut ports = Ports {
+        pd: pd.clone(),
+        tikv: TikvClient::new(pd.clone()),
+        registry,
+        kind: NodeKind::Drainer,
+        sink: sink::spawn(mysql, sender.clone()),
+        sources: source::Sources::new(pd.cluster_id(), config.gzip, sender.clone()),
+        sender: sender.clone(),
+        answerer,
+        calls: ports::Calls::default(),
+    };
+    let mut machine: Drainer<Translator> = Drainer::new(machine_config(&config, node_id)?);
+    sender.complete(binlog_core::drainer::input::Input::Start);
+    let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    drop(stop_serving);
+    drop(ports);
+    let _ = serving.await;
+    Ok(code)
+}
+
+fn node_id(config: &DrainerSettings) -> anyhow::Result<NodeId> {
+    if let Some(id) = &config.node_id {
+        return Ok(id.clone());
+    }
+    let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
+    NodeId::parse(&format!("{}:{port}", host::hostname())).map_err(anyhow::Error::msg).context("set node-id")
+}
+
+fn machine_config(config: &DrainerSettings, node_id: NodeId) -> anyhow::Result<DrainerConfig> {
+    let mut machine = DrainerConfig::new(node_id, config.advertise_addr.clone());
+    machine.initial_commit_ts = match config.initial_commit_ts {
+        InitialCommitTs::Now => -1,
+        InitialCommitTs::At(ts) => i64::try_from(ts.raw())?,
+    };
+    machine.detect_interval_ms = config.detect_interval_ms;
+    machine.txn_batch = u64::try_from(config.txn_batch)?;
+    machine.safe_mode = config.safe_mode;
+    machine.ignore_txn_commit_ts.clone_from(&config.ignore_txn_commit_ts);
+    machine.translate = TranslateConfig {
+        ignore_schemas: config.ignore_schemas.clone(),
+        sync_ddl: config.sync_ddl,
+        ..TranslateConfig::default()
+    };
+    machine.seed = getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
+    Ok(machine)
+}
+
+fn mysql_config(config: &DrainerSettings, pd: &PdClient, node_id: &NodeId) -> MysqlConfig {
+    let to = &config.downstream;
+    let mut mysql = MysqlConfig::new(to.host.clone(), to.port, pd.cluster_id(), node_id.as_str());
+    mysql.user.clone_from(&to.user);
+    mysql.password.clone_from(&to.password);
+    mysql.sql_mode.clone_from(&to.sql_mode);
+    mysql.params.clone_from(&to.params);
+    mysql.database.clone_from(&to.checkpoint_schema);
+    mysql
+}

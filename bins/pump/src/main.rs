@@ -1,1 +1,236 @@
-fn main() {}
+//! The Pump process: flags, configuration, ports; everything that decides is `binlog_core::pump`.
+
+mod http;
+mod ports;
+
+use anyhow::Context as _;
+use binlog_cluster::pd::PdClient;
+use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
+use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::server;
+use binlog_core::config::pump::{KEYS, PumpSettings};
+use binlog_core::config::settings::Settings;
+use binlog_core::config::size::parse_host_port;
+use binlog_core::ids::NodeId;
+use binlog_core::node::status::{NodeState, NodeStatus};
+use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::input::Input;
+use binlog_core::pump::machine::Pump;
+use binlog_runtime::args::{self, Invocation, Program, StartError};
+use binlog_runtime::clock::Clock;
+use binlog_runtime::driver::Sender;
+use binlog_runtime::{driver, host, logs, retry, signals, status, version};
+use binlog_storage::{DataDir, IndexStore, LogFiles, free_space};
+use ports::{Ports, Request};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+const PROGRAM: Program = Program {
+    name: "pump",
+    about: "Stores the binlogs of TiDB durably and serves them in commit order.",
+    env_prefix: "PUMP_",
+    keys: KEYS,
+};
+
+/// How often free space is looked at (spec pump 3.7).
+const SPACE_INTERVAL: Duration = Duration::from_secs(3);
+/// Largest batch of a group commit: a few milliseconds of a fast disk.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+const MAX_BATCH_RECORDS: usize = 4096;
+
+fn main() -> ExitCode {
+    let settings = match args::parse(PROGRAM, std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(Invocation::Run(settings)) => settings,
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(StartError::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(2);
+        }
+        Err(StartError::Config(error)) => {
+            eprintln!("verifying flags failed, See 'pump --help'. {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let level = settings.non_empty("log-level").unwrap_or("info");
+    if let Err(error) = logs::init(level, settings.text("log-file").unwrap_or("")) {
+        eprintln!("{error}");
+        return ExitCode::from(1);
+    }
+    match start(&settings) {
+        Ok(code) => {
+            tracing::info!(code, "pump exit");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            tracing::error!("start pump server failed: {error:#}");
+            eprintln!("start pump server failed: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn start(settings: &Settings) -> anyhow::Result<u8> {
+    let config = PumpSettings::from_settings(settings, &host::default_host())?;
+    for (key, why) in settings.without_effect(KEYS) {
+        tracing::warn!(key, "the configuration key has no effect: {why}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: PumpSettings) -> anyhow::Result<u8> {
+    let [release, commit, built, ..] = version::fields();
+    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Pump");
+    tracing::info!(?config, "configuration");
+    // The lock comes first: nothing of another process's directory is touched.
+    let dir = DataDir::open(&config.data_dir)?;
+    let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
+    let fallback = format!("{}:{port}", host::hostname());
+    let node_id = dir.node_id(config.node_id.as_ref(), &fallback)?;
+    let listener = TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    tracing::info!(
+        node_id = node_id.as_str(),
+        listen = config.addr,
+        advertise = config.advertise_addr,
+        data_dir = config.data_dir,
+        "pump starts"
+    );
+    let pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)).await;
+    tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
+    let registry = Registry::new(&config.pd_urls)?;
+    let previous =
+        retry::forever("read this node's registry entry", || registry.get(NodeKind::Pump, node_id.as_str())).await;
+
+    let (sender, mut inbox) = driver::inbox::<_, Request>();
+    let (asker, answerer) = status::channel(sender.clone());
+    let (handle, pump_inbox) = pump_service::channel(PULL_CREDIT);
+    tokio::spawn(forward(pump_inbox, sender.clone()));
+    tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
+    let on_signal = sender.clone();
+    tokio::spawn(async move {
+        match signals::shutdown().await {
+            Ok(name) => {
+                tracing::info!(signal = name, "got signal to exit.");
+                on_signal.complete(Input::Shutdown);
+            }
+            Err(error) => tracing::error!("cannot wait for signals: {error}"),
+        }
+    });
+    let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
+    let limit = usize::try_from(config.max_message_bytes)?;
+    let router = http::router(registry.clone(), pd.clone(), asker);
+    let serving = tokio::spawn(server::serve(listener, Routes::new(handle.service(limit)), router, async {
+        let _ = serving_stopped.await;
+    }));
+
+    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &dir, previous.as_ref())?);
+    let log_sender = sender.clone();
+    let index_sender = sender.clone();
+    let mut ports = Ports {
+        log: LogFiles::open(dir.path(), Box::new(move |op, result| log_sender.complete(Input::LogDone { op, result })))?,
+        index: IndexStore::open(
+            dir.path(),
+            Box::new(move |op, result| index_sender.complete(Input::IndexDone { op, result })),
+        )?,
+        pd,
+        registry,
+        sender: sender.clone(),
+        answerer,
+        calls: ports::Calls::default(),
+    };
+    sender.complete(Input::Start);
+    let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    // Whoever still waits is told; then calls under way end.
+    ports.calls = ports::Calls::default();
+    drop(stop_serving);
+    let _ = serving.await;
+    drop(ports);
+    drop(dir);
+    Ok(code)
+}
+
+fn machine_config(
+    config: &PumpSettings,
+    node_id: NodeId,
+    pd: &PdClient,
+    dir: &DataDir,
+    previous: Option<&NodeStatus>,
+) -> anyhow::Result<PumpConfig> {
+    let previous = previous.map(|status| status.state);
+    let wiped = dir.is_new() && previous.is_some_and(|state| state != NodeState::Offline);
+    if wiped {
+        tracing::warn!(
+            node_id = node_id.as_str(),
+            "the data directory is new, but this node id is registered and not offline: \
+             what it held is gone; Drainers that still need it will be refused"
+        );
+    }
+    Ok(PumpConfig {
+        node_id,
+        advertise_addr: config.advertise_addr.clone(),
+        cluster: pd.cluster_id(),
+        node_uuid: dir.uuid(),
+        token: dir.token(),
+        seed: getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?,
+        segment_bytes: config.segment_bytes,
+        max_batch_bytes: MAX_BATCH_BYTES,
+        max_batch_records: MAX_BATCH_RECORDS,
+        sync_log: config.sync_log,
+        fake_interval_ms: config.fake_interval_ms,
+        heartbeat_ms: config.heartbeat_ms,
+        stop_write_at_available_space: config.stop_write_bytes,
+        max_payload_bytes: usize::try_from(config.max_message_bytes)?,
+        previous,
+        wiped_directory_tso_needed: wiped,
+    })
+}
+
+/// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
+/// never wait.
+async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
+    loop {
+        tokio::select! {
+            biased;
+            Some(signal) = inbox.recv_signal() => sender.signal(Request::Event(signal)),
+            room = sender.room() => {
+                let Ok(room) = room else { return };
+                match inbox.recv().await {
+                    Some(event @ (PumpEvent::PullCredit { .. } | PumpEvent::PullClosed { .. })) => {
+                        sender.signal(Request::Event(event));
+                    }
+                    Some(event) => room.send(Request::Event(event)),
+                    None => return,
+                }
+            }
+        }
+    }
+}
+
+async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
+    let mut failed = false;
+    loop {
+        match look_at_space(&dir) {
+            Ok(space) => {
+                failed = false;
+                sender.complete(space);
+            }
+            Err(error) if !failed => {
+                failed = true;
+                tracing::warn!("cannot read the free space of {}: {error}", dir.display());
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(SPACE_INTERVAL).await;
+    }
+}
+
+fn look_at_space(dir: &Path) -> std::io::Result<Input> {
+    let (available, capacity) = free_space(dir)?;
+    Ok(Input::Space { available, capacity })
+}

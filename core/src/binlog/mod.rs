@@ -1,4 +1,6 @@
 //! The outer message: kinds, cheap look at type and timestamps, fake binlogs (spec codec 1).
 
+pub mod ddl;
 pub mod item;
 pub mod peek;
+pub mod wire;

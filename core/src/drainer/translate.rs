@@ -1,10 +1,29 @@
-//! From a merged binlog to what is sent downstream: schema tracking, filters, rows, SQL. Pure; owned by the Drainer.
+//! From a merged binlog to what is sent downstream: schema tracking, filters, rows, SQL (design 4.2, 4.3). Pure; owned by
+//! the Drainer, which calls it in commit order.
+//!
+//! This file only routes: which table is replicated, dropped or unknown; which DDL is sent. What a job changes is in
+//! schema/view.rs, what a row means in drainer/rows.rs, the texts are in sink/sql/.
 
+use super::filter::Filter;
+use super::rows::RowPlan;
+use crate::codec::CodecError;
+use crate::codec::mutation::{Mutation, PrewriteValue};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, SchemaVersion};
+use crate::schema::history::is_system_table;
+use crate::schema::model::{ActionType, Job, SchemaState};
+use crate::schema::tracker::{Applied, Tracker};
+use crate::schema::view::{Effect, TableMove, TableName};
+use crate::sink::change::{Change, RowChange};
 use crate::sink::op::{Ddl, Statement};
+use crate::sink::sql::ddl::DdlText;
+use crate::sink::sql::{Dialect, dml};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Row plans kept between transactions; beyond this the cache starts anew. A plan holds one definition, some KiB.
+const MAX_PLANS: usize = 4096;
 
 /// What the configuration says about translation.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +40,8 @@ pub struct Transaction {
     pub statements: Vec<Statement>,
     /// Upstream rows by kind: inserted, updated, deleted.
     pub rows: (u64, u64, u64),
+    /// Tables (mutations) that were left out because the table is gone, skipped by an operator, or internal to TiDB.
+    pub dropped: u64,
 }
 
 /// What a DDL becomes.
@@ -34,18 +55,56 @@ pub enum DdlPlan {
 /// Translates in commit order.
 #[derive(Debug)]
 pub struct Translator {
-    #[expect(dead_code)]
     config: TranslateConfig,
+    /// An expression that does not compile fails `load_history`; configuration checks come earlier.
+    filter: Result<Filter, String>,
+    dialect: Dialect,
+    tracker: Tracker,
+    /// Tables whose CREATE an operator skipped: their rows and DDL are dropped.
+    skipped: BTreeSet<i64>,
+    /// Tables that the last DDL created, should the operator skip it.
+    created: Vec<i64>,
+    /// (table, version of its definition) → plan, all for one epoch of the tracker.
+    plans: BTreeMap<(i64, SchemaVersion), Arc<RowPlan>>,
+    plans_epoch: u64,
+}
+
+/// Where the rows of a mutation go.
+enum Route {
+    Plan(Arc<RowPlan>),
+    /// Gone, skipped or internal.
+    Drop,
+    Filtered,
 }
 
 impl Translator {
     #[must_use]
     pub fn new(config: TranslateConfig) -> Self {
-        Self { config }
+        let filter = Filter::compile(&config.ignore_schemas);
+        Self {
+            config,
+            filter,
+            dialect: Dialect::default(),
+            tracker: Tracker::default(),
+            skipped: BTreeSet::new(),
+            created: Vec::new(),
+            plans: BTreeMap::new(),
+            plans_epoch: 0,
+        }
+    }
+
+    /// What the downstream is; told after connecting. Statements made before are not changed.
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
     }
 
     /// Takes the whole DDL history (raw job JSON, any order).
-    pub fn load_history(&mut self, _jobs: &[Bytes]) -> Result<(), Fault> {
+    pub fn load_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
+        if let Err(error) = &self.filter {
+            return Err(Fault::Schema(error.clone()));
+        }
+        self.tracker = Tracker::load(jobs)?;
+        self.plans.clear();
         Ok(())
     }
 
@@ -53,53 +112,228 @@ impl Translator {
     /// version stored with the checkpoint (0: unknown). `skipped`: tables whose CREATE an operator skipped.
     pub fn start_at(
         &mut self,
-        _checkpoint: CommitTs,
-        _version: SchemaVersion,
-        _skipped: &BTreeSet<i64>,
+        checkpoint: CommitTs,
+        version: SchemaVersion,
+        skipped: &BTreeSet<i64>,
     ) -> Result<(), Fault> {
+        self.tracker.start_at(checkpoint, version);
+        self.skipped.clone_from(skipped);
+        self.created.clear();
+        self.plans.clear();
         Ok(())
     }
 
     /// A data transaction. `safe`: DELETE by row identity + INSERT, affected rows unchecked (rules 8, takeover).
     pub fn transaction(
         &mut self,
-        _commit_ts: CommitTs,
-        _prewrite_value: &[u8],
-        _safe: bool,
+        commit_ts: CommitTs,
+        prewrite_value: &[u8],
+        safe: bool,
     ) -> Result<Transaction, Fault> {
-        Ok(Transaction::default())
+        let (changes, dropped) = self.changes(commit_ts, prewrite_value)?;
+        let mut rows = (0, 0, 0);
+        for change in &changes {
+            match change.change {
+                Change::Insert { .. } => rows.0 += 1,
+                Change::Update { .. } => rows.1 += 1,
+                Change::Delete { .. } => rows.2 += 1,
+            }
+        }
+        Ok(Transaction { statements: dml::render(&changes, safe, self.dialect, commit_ts), rows, dropped })
+    }
+
+    /// The row changes of a data transaction in their order, and the number of mutations that were dropped.
+    pub fn changes(&mut self, commit_ts: CommitTs, prewrite_value: &[u8]) -> Result<(Vec<RowChange>, u64), Fault> {
+        let bad = |what: String| Fault::BadBinlog { commit_ts, what };
+        let value = PrewriteValue::decode(prewrite_value).map_err(|e| bad(format!("prewrite value: {e}")))?;
+        let version = SchemaVersion::new(value.schema_version);
+        self.tracker.reach(version, commit_ts);
+        let mut changes = Vec::new();
+        let mut dropped = 0;
+        for mutation in value.mutations() {
+            let mutation = mutation.map_err(|e| bad(format!("prewrite value: {e}")))?;
+            match self.route(commit_ts, version, mutation.table_id)? {
+                Route::Drop => dropped += 1,
+                Route::Filtered => {}
+                Route::Plan(plan) => {
+                    plan.translate(&mutation, &mut changes).map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
+                }
+            }
+        }
+        Ok((changes, dropped))
+    }
+
+    fn route(&mut self, commit_ts: CommitTs, version: SchemaVersion, table: i64) -> Result<Route, Fault> {
+        if is_system_table(table) || self.skipped.contains(&table) {
+            return Ok(Route::Drop);
+        }
+        let view = self.tracker.view();
+        let (Some(entry), Some(name)) = (view.table(table), view.name(table)) else {
+            if view.is_gone(table) {
+                return Ok(Route::Drop);
+            }
+            return Err(Fault::Schema(format!(
+                "the transaction with commit_ts {commit_ts} and schema version {version} has rows of table id {table}, which no \
+                 DDL up to schema version {} created",
+                self.tracker.version()
+            )));
+        };
+        if self.is_ignored(&name.schema) {
+            return Ok(Route::Filtered);
+        }
+        let (made_by, definition) = match self.tracker.definition(table, version) {
+            Some((made_by, definition)) => (made_by, definition),
+            None => (entry.version, &entry.info),
+        };
+        if self.plans_epoch != self.tracker.epoch() || self.plans.len() >= MAX_PLANS {
+            self.plans.clear();
+            self.plans_epoch = self.tracker.epoch();
+        }
+        let plan = self
+            .plans
+            .entry((table, made_by))
+            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, entry, &name)));
+        Ok(Route::Plan(Arc::clone(plan)))
+    }
+
+    fn is_ignored(&self, schema: &str) -> bool {
+        self.filter.as_ref().is_ok_and(|filter| filter.is_ignored(schema))
     }
 
     /// Whether this DDL query is a sequence's pretend DDL, to be dropped before its job is looked up.
     #[must_use]
-    pub fn is_setval(_query: &[u8], _prewrite_key: &[u8]) -> bool {
-        false
+    pub fn is_setval(query: &[u8], _prewrite_key: &[u8]) -> bool {
+        const FORM: &[u8] = b"select setval";
+        query.trim_ascii_start().get(..FORM.len()).is_some_and(|head| head.eq_ignore_ascii_case(FORM))
     }
 
     /// A DDL at its place in commit order: moves the schema. `job` is the history's JSON.
     pub fn ddl(
         &mut self,
-        _commit_ts: CommitTs,
-        _job: &[u8],
-        _query: &[u8],
-        _schema_state: i32,
+        commit_ts: CommitTs,
+        job: &[u8],
+        query: &[u8],
+        schema_state: i32,
     ) -> Result<DdlPlan, Fault> {
-        Ok(DdlPlan::Skip(String::new()))
+        let job = Job::parse(job)
+            .map_err(|e| Fault::Schema(format!("the job of the DDL with commit_ts {commit_ts} does not parse: {e}")))?;
+        self.created.clear();
+        let (id, action, state) = (job.id, job.action, job.state);
+        let announces = matches!(action, ActionType::DROP_COLUMN | ActionType::DROP_COLUMNS)
+            && i64::from(schema_state) == SchemaState::DELETE_ONLY.0;
+        if announces {
+            return Ok(DdlPlan::Skip(format!("job {id} announces that a column is being dropped")));
+        }
+        let Some(mut applied) = self.tracker.apply(commit_ts, job) else {
+            return Ok(DdlPlan::Skip(format!("job {id} never took effect (state {}) or is about an internal table", state.0)));
+        };
+        if action.creates_tables() {
+            self.created = self.created_by(&applied);
+        }
+        if action == ActionType::FLASHBACK_CLUSTER && self.dialect == Dialect::TiDb {
+            return Err(Fault::Schema(format!(
+                "FLASHBACK CLUSTER at commit_ts {commit_ts} cannot be replicated: the rows that it changed are in no binlog, and \
+                 run downstream it would revert the checkpoint too; set the downstream up anew"
+            )));
+        }
+        if let Some(reason) = self.not_replicated(&mut applied) {
+            return Ok(DdlPlan::Skip(format!("job {id}: {reason}")));
+        }
+        if !self.config.sync_ddl {
+            return Ok(DdlPlan::Skip(format!("job {id}: sync-ddl is false")));
+        }
+        let query = String::from_utf8_lossy(query);
+        let text = DdlText { commit_ts, action, query: &query, applied: &applied, dialect: self.dialect };
+        Ok(match text.plan() {
+            Ok(ddl) => DdlPlan::Run(Box::new(ddl)),
+            Err(reason) => DdlPlan::Skip(format!("job {id}: {reason}")),
+        })
+    }
+
+    fn created_by(&self, applied: &Applied) -> Vec<i64> {
+        match &applied.effect {
+            Effect::Tables(moves) => moves.iter().filter_map(|step| step.after.as_ref()).map(|(id, _)| *id).collect(),
+            Effect::Schema { after: Some(schema), .. } => self.tracker.view().tables_in(schema),
+            Effect::Schema { after: None, .. } | Effect::Nothing => Vec::new(),
+        }
+    }
+
+    /// Why nothing is sent: filters (by the names before and after: a rename into or out of a replicated database counts),
+    /// and tables that the downstream does not have because an operator skipped them. Steps of a rename that are not
+    /// replicated are taken out.
+    fn not_replicated(&mut self, applied: &mut Applied) -> Option<&'static str> {
+        const FILTERED: &str = "the database is not replicated";
+        match &mut applied.effect {
+            Effect::Nothing => applied.schema.as_ref().is_some_and(|s| self.is_ignored(s)).then_some(FILTERED),
+            Effect::Schema { before, after } => {
+                before.iter().chain(after.iter()).all(|schema| self.is_ignored(schema)).then_some(FILTERED)
+            }
+            Effect::Tables(moves) => {
+                let all = moves.len();
+                let skipped: Vec<bool> = moves.iter().map(|step| self.carry_skip(step)).collect();
+                let mut skipped = skipped.into_iter();
+                moves.retain(|_| !skipped.next().unwrap_or(false));
+                if moves.is_empty() && all > 0 {
+                    return Some("an operator skipped the creation of this table");
+                }
+                let ignored = |name: &TableName| self.is_ignored(&name.schema);
+                let names = |step: &TableMove| {
+                    step.before.iter().chain(&step.after).map(|(_, name)| name.clone()).collect::<Vec<_>>()
+                };
+                moves.retain(|step| !names(step).iter().all(ignored));
+                moves.is_empty().then_some(FILTERED)
+            }
+        }
+    }
+
+    /// Whether the table was skipped by an operator; keeps that under a new id (TRUNCATE), and forgets it with the table.
+    fn carry_skip(&mut self, step: &TableMove) -> bool {
+        let Some((before, _)) = &step.before else { return false };
+        if !self.skipped.contains(before) {
+            return false;
+        }
+        match &step.after {
+            Some((after, _)) if after != before => {
+                self.skipped.remove(before);
+                self.skipped.insert(*after);
+            }
+            Some(_) => {}
+            None => {
+                self.skipped.remove(before);
+            }
+        }
+        true
     }
 
     /// An operator skipped the DDL at `commit_ts` (the last one that `ddl` returned): rows of tables that it would have
     /// created are dropped from now on.
-    pub fn skip_last_ddl(&mut self) {}
+    pub fn skip_last_ddl(&mut self) {
+        self.skipped.extend(self.created.drain(..));
+    }
 
     /// For the checkpoint: version of the last DDL applied in commit order.
     #[must_use]
     pub fn schema_version(&self) -> SchemaVersion {
-        SchemaVersion::default()
+        self.tracker.version()
     }
 
     /// For the checkpoint: ids of tables whose CREATE was skipped.
     #[must_use]
     pub fn skipped_tables(&self) -> BTreeSet<i64> {
-        BTreeSet::new()
+        self.skipped.clone()
     }
+
+    /// Where the schema stands; for status and tests.
+    #[must_use]
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+}
+
+fn in_table(plan: &RowPlan, mutation: &Mutation<'_>, version: SchemaVersion, error: &CodecError) -> String {
+    let shape = plan.shape();
+    format!(
+        "a row of {}.{} (table id {}, schema version {version}): {error}",
+        shape.schema, shape.table, mutation.table_id
+    )
 }

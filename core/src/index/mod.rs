@@ -1,3 +1,7 @@
 //! The index over the value log (rules 3).
 
+pub mod indexer;
+pub mod key;
+pub mod ledger;
 pub mod op;
+pub mod value;

@@ -1,3 +1,4 @@
 //! What a node is to its peers: registry entry, states (spec pump 4, drainer 7).
 
+pub mod state;
 pub mod status;

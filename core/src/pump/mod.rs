@@ -1,4 +1,13 @@
 //! The Pump's machine (design 3).
 
+pub mod config;
 pub mod effect;
+mod idle;
 pub mod input;
+mod life;
+pub mod machine;
+mod outbox;
+mod pull;
+mod recover;
+pub mod status;
+pub mod write;

@@ -4,12 +4,13 @@
 //! every address may be exchanged one by one while this process runs; the configured ones stay as a last resort. A member
 //! of another cluster is never followed.
 
-use super::CALL_TIMEOUT;
 use crate::error::{PdError, message_of};
 use crate::generated::pdpb::pd_client::PdClient as Grpc;
 use crate::transport::{self, UNLIMITED_MESSAGE};
 use binlog_core::ids::ClusterId;
 use binlog_core::proto::pdpb;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -40,7 +41,7 @@ struct State {
     leader_turn: usize,
 }
 
-/// One member must not use up the time that the others need.
+/// What one member may take to say who leads; all are asked at once.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Members {
@@ -116,31 +117,34 @@ fn channel(channels: &mut BTreeMap<String, Client>, url: &str) -> Result<Client,
     Ok(client)
 }
 
-/// The first usable answer to GetMembers, asking one after the other.
+/// The first usable answer to GetMembers. All are asked at once: one that hangs must not use up its callers' time.
 async fn ask(
     urls: &[String],
     client: &mut (dyn FnMut(&str) -> Result<Client, PdError> + Send),
     own: Option<ClusterId>,
 ) -> Result<View, PdError> {
+    let mut answers = FuturesUnordered::new();
+    for url in urls.iter().take(MAX_MEMBERS) {
+        let mut client = client(url)?;
+        answers.push(async move {
+            let request = pdpb::GetMembersRequest { header: None };
+            match tokio::time::timeout(MEMBER_TIMEOUT, client.get_members(request)).await {
+                Err(_) => Err(format!("{url}: no answer within {} ms", MEMBER_TIMEOUT.as_millis())),
+                Ok(Err(status)) => Err(format!("{url}: {}", message_of(&status))),
+                Ok(Ok(reply)) => match view_of(reply.into_inner()) {
+                    Ok(view) => Ok((url, view)),
+                    Err(what) => Err(format!("{url}: {what}")),
+                },
+            }
+        });
+    }
     let mut tried = Vec::new();
     let mut wrong_cluster = None;
     let mut without_leader = None;
-    let started = tokio::time::Instant::now();
-    for url in urls {
-        if started.elapsed() >= CALL_TIMEOUT {
-            tried.push("(no time left for the others)".to_owned());
-            break;
-        }
-        let mut client = client(url)?;
-        let request = pdpb::GetMembersRequest { header: None };
-        let reply = match tokio::time::timeout(MEMBER_TIMEOUT, client.get_members(request)).await {
-            Err(_) => Err(format!("{url}: no answer within {} ms", MEMBER_TIMEOUT.as_millis())),
-            Ok(Err(status)) => Err(format!("{url}: {}", message_of(&status))),
-            Ok(Ok(reply)) => view_of(reply.into_inner()).map_err(|what| format!("{url}: {what}")),
-        };
-        match reply {
+    while let Some(answer) = answers.next().await {
+        match answer {
             Err(what) => tried.push(what),
-            Ok(view) => match own {
+            Ok((url, view)) => match own {
                 Some(own) if own != view.cluster_id => {
                     wrong_cluster =
                         Some(format!("{url} is a member of {}, this node belongs to {own}", view.cluster_id));

@@ -92,7 +92,13 @@ async fn serve(members: &Members, stream: &mut Option<Open>, mut batch: Vec<Call
                 return;
             }
             Ok(Err(e)) => e,
-            Err(_) => timeout("Tso", TSO_TIMEOUT / ATTEMPTS, None),
+            Err(_) => {
+                // It hangs: the next attempt dials anew.
+                if let Ok((url, _)) = members.leader() {
+                    members.failed(&url);
+                }
+                timeout("Tso", TSO_TIMEOUT / ATTEMPTS, None)
+            }
         };
         // Whatever it was, a late reply must not meet the next request.
         *stream = None;

@@ -1,0 +1,85 @@
+//! One task per source: pulls from a Pump within the credit that the machine grants.
+
+use crate::ports::Request;
+use binlog_cluster::pump_client;
+use binlog_core::drainer::effect::SourceId;
+use binlog_core::drainer::input::Input;
+use binlog_core::ids::{ClusterId, CommitTs};
+use binlog_runtime::driver::Sender;
+use std::collections::BTreeMap;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+
+/// The sources that are open.
+pub struct Sources {
+    cluster: ClusterId,
+    gzip: bool,
+    sender: Sender<Input, Request>,
+    open: BTreeMap<SourceId, Source>,
+}
+
+struct Source {
+    /// Bytes granted since the source was opened; only rises.
+    granted: watch::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Sources {
+    pub fn new(cluster: ClusterId, gzip: bool, sender: Sender<Input, Request>) -> Self {
+        Self { cluster, gzip, sender, open: BTreeMap::new() }
+    }
+
+    pub fn open(&mut self, source: SourceId, addr: String, last: CommitTs, credit: u64) {
+        let (granted, grants) = watch::channel(credit);
+        let (cluster, gzip, sender) = (self.cluster, self.gzip, self.sender.clone());
+        let task = tokio::spawn(async move {
+            let error = pull(source, &addr, cluster, last, gzip, grants, &sender).await.err();
+            sender.complete(Input::SourceClosed { source, error });
+        });
+        self.open.insert(source, Source { granted, task });
+    }
+
+    pub fn grant(&self, source: SourceId, bytes: u64) {
+        if let Some(source) = self.open.get(&source) {
+            source.granted.send_modify(|total| *total = total.saturating_add(bytes));
+        }
+    }
+
+    pub fn close(&mut self, source: SourceId) {
+        self.open.remove(&source);
+    }
+}
+
+async fn pull(
+    source: SourceId,
+    addr: &str,
+    cluster: ClusterId,
+    last: CommitTs,
+    gzip: bool,
+    mut grants: watch::Receiver<u64>,
+    sender: &Sender<Input, Request>,
+) -> Result<(), String> {
+    let mut stream = pump_client::open(addr, cluster, last, gzip).await.map_err(|e| e.to_string())?;
+    let mut taken: u64 = 0;
+    loop {
+        // Not reading is what holds the Pump back: the window of HTTP/2 fills.
+        if grants.wait_for(|granted| *granted > taken).await.is_err() {
+            return Ok(());
+        }
+        match stream.next().await {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(error.to_string()),
+            Some(Ok(payload)) => {
+                taken = taken.saturating_add(payload.len() as u64);
+                sender.complete(Input::SourceItem { source, payload });
+            }
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! What each transaction's records mean (rules 1, 3, 4): a fold over the log, the same while running and at recovery.
+//!
+//! Holds every start_ts that is undecided, or that a record refers to which is not indexed yet; everything else is looked up
+//! in the index. `fold` takes durable records in log order and answers with index changes, the places to give back once they
+//! are applied, and the faults that it saw. [`Ledger::decide`] is the one place where an R releases a P until verdicts exist.
+
+use super::key;
+use super::op::Change;
+use super::value::{CommitValue, Digest, Span, StartValue};
+use crate::fault::Fault;
+use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::sorter::Place;
+use crate::vlog::record::RecordKind;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// A stored record as the fold needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Fact {
+    pub kind: RecordKind,
+    pub start_ts: StartTs,
+    pub commit_ts: CommitTs,
+    pub span: Span,
+    pub digest: Digest,
+    /// C has fields that our message does not know.
+    pub unknown_fields: bool,
+    /// Place in the waiting queue: of a P its own (none when it joined another's), of a timestamp its frontier.
+    pub place: Option<Place>,
+    /// What the index holds under this commit_ts, where that was asked.
+    pub known_commit: Option<StartTs>,
+}
+
+/// A P whose start_ts was accepted before, with another payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mismatch {
+    pub first: Digest,
+    pub second: Digest,
+}
+
+/// How an accepted P relates to what is known in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Needs a place in the waiting queue.
+    New,
+    /// Repeats one that is known: that one's place counts for both.
+    Repeated,
+}
+
+/// The parts of the watermark that the fold compares with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct View {
+    pub watermark: CommitTs,
+    pub gc: CommitTs,
+}
+
+/// What folding records asks for; collected for one index batch.
+#[derive(Debug, Default)]
+pub struct Folded {
+    pub changes: Vec<Change>,
+    /// To give back or let pass in the waiting queue once the changes are applied.
+    pub places: Vec<Place>,
+    /// One reference each, to give back once the changes are applied.
+    pub references: Vec<StartTs>,
+    pub faults: Vec<Fault>,
+    /// The watermark must stay below the smallest of these.
+    pub freeze: Option<CommitTs>,
+    /// The GC point moved here.
+    pub gc: Option<CommitTs>,
+}
+
+/// Counters for status and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub repeated_prewrites: u64,
+    pub repeated_commits: u64,
+    /// Client's commits at or below the GC point: acknowledged, not indexed.
+    pub commits_below_gc: u64,
+    /// Timestamps at or below the watermark that carry nothing.
+    pub late_fakes: u64,
+    pub rollbacks: u64,
+    /// R that changed nothing.
+    pub idle_rollbacks: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    txns: BTreeMap<StartTs, Txn>,
+    pub counters: Counters,
+}
+
+#[derive(Debug)]
+struct Txn {
+    /// Records that refer to it and are not applied to the index yet.
+    references: u32,
+    lookup: bool,
+    /// Of the first P that was accepted, folded or not.
+    accepted: Option<Digest>,
+    state: State,
+}
+
+/// State as of the records folded so far.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// Neither the index nor a folded record knows it.
+    Unknown,
+    /// R came first.
+    Hinted,
+    Undecided {
+        place: Place,
+        first: Prewrite,
+    },
+    Committed {
+        commit_ts: CommitTs,
+        first: Prewrite,
+    },
+    RolledBack {
+        first: Prewrite,
+    },
+    /// The index knows the P, and that it is decided; how is seen from the commit's own entry.
+    Decided {
+        first: Prewrite,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Prewrite {
+    span: Span,
+    digest: Digest,
+}
+
+/// Whose word a decision is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Client,
+    Verdict,
+}
+
+impl Ledger {
+    /// Recovery: an undecided P from the index.
+    pub fn load_undecided(&mut self, start_ts: StartTs, span: Span, digest: Digest, place: Place) {
+        let state = State::Undecided { place, first: Prewrite { span, digest } };
+        self.txns.insert(start_ts, Txn { references: 0, lookup: false, accepted: Some(digest), state });
+    }
+
+    /// A P is about to be stored.
+    pub fn accept_prewrite(&mut self, start_ts: StartTs, digest: Digest) -> Result<Arrival, Mismatch> {
+        let txn = self.txns.entry(start_ts).or_insert_with(Txn::unknown);
+        let arrival = match txn.accepted {
+            Some(first) if first != digest => return Err(Mismatch { first, second: digest }),
+            Some(_) => Arrival::Repeated,
+            None => Arrival::New,
+        };
+        txn.accepted = Some(digest);
+        txn.references += 1;
+        Ok(arrival)
+    }
+
+    /// A record that names `start_ts` but is no P is about to be stored.
+    pub fn accept(&mut self, start_ts: StartTs) {
+        self.txns.entry(start_ts).or_insert_with(Txn::unknown).references += 1;
+    }
+
+    /// What the index must be asked before these records can be folded.
+    pub fn lookups(&mut self, facts: &[Fact]) -> Vec<Lookup> {
+        let mut out = Vec::new();
+        for (index, fact) in facts.iter().enumerate() {
+            if !names_transaction(fact.kind) {
+                continue;
+            }
+            let Some(txn) = self.txns.get_mut(&fact.start_ts) else { continue };
+            if !txn.lookup && matches!(txn.state, State::Unknown) {
+                txn.lookup = true;
+                out.push(Lookup::Start(fact.start_ts));
+            }
+            let is_commit = matches!(fact.kind, RecordKind::Commit | RecordKind::VerdictCommit);
+            let settled =
+                matches!(txn.state, State::Undecided { .. } | State::Committed { .. } | State::RolledBack { .. });
+            if is_commit && !settled {
+                out.push(Lookup::Commit { index, ts: fact.commit_ts });
+            }
+        }
+        out
+    }
+
+    /// The index's answer about `start_ts`.
+    pub fn looked_up(&mut self, start_ts: StartTs, value: Option<StartValue>) {
+        let Some(txn) = self.txns.get_mut(&start_ts) else { return };
+        if !matches!(txn.state, State::Unknown) {
+            return;
+        }
+        match value {
+            None => {}
+            Some(StartValue::Hint) => txn.state = State::Hinted,
+            Some(StartValue::Prewrite { span, digest }) => {
+                txn.state = State::Decided { first: Prewrite { span, digest } };
+            }
+        }
+    }
+
+    /// Folds the next durable record.
+    pub fn fold(&mut self, fact: &Fact, view: View, out: &mut Folded) {
+        match fact.kind {
+            RecordKind::Prewrite => self.prewrite(fact, out),
+            RecordKind::Commit => self.commit(fact, Source::Client, view, out),
+            RecordKind::VerdictCommit => self.commit(fact, Source::Verdict, view, out),
+            RecordKind::RollbackHint | RecordKind::VerdictRollback => self.rollback(fact, out),
+            RecordKind::Fake => {
+                if fact.commit_ts > view.watermark && fact.commit_ts > view.gc {
+                    let value = CommitValue::Fake { record: fact.span };
+                    out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+                } else {
+                    self.counters.late_fakes += 1;
+                }
+            }
+            RecordKind::Gc => out.gc = out.gc.max(Some(fact.commit_ts)),
+            RecordKind::SegmentStart => {}
+        }
+        // The timestamp's own place; of a P it is given back by what decides it.
+        if fact.kind != RecordKind::Prewrite {
+            out.places.extend(fact.place);
+        }
+        if names_transaction(fact.kind) {
+            out.references.push(fact.start_ts);
+        }
+    }
+
+    /// The index holds what these references needed.
+    pub fn applied(&mut self, references: &[StartTs]) {
+        for start_ts in references {
+            let Some(txn) = self.txns.get_mut(start_ts) else { continue };
+            txn.references = txn.references.saturating_sub(1);
+            if txn.references == 0 && !matches!(txn.state, State::Undecided { .. }) {
+                self.txns.remove(start_ts);
+            }
+        }
+    }
+
+    /// Transactions held in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.txns.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.txns.is_empty()
+    }
+
+    /// Asserts the structural invariants.
+    pub fn check(&self) {
+        for (start_ts, txn) in &self.txns {
+            let held = txn.references > 0 || matches!(txn.state, State::Undecided { .. });
+            assert!(held, "start_ts {start_ts} is held without a reason");
+        }
+    }
+
+    fn prewrite(&mut self, fact: &Fact, out: &mut Folded) {
+        let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
+        let own = Prewrite { span: fact.span, digest: fact.digest };
+        match txn.state {
+            State::Unknown => {
+                put_start(fact, out);
+                let text = super::value::encode_u64(fact.start_ts.raw());
+                out.changes.push(Change::Put(key::undecided(fact.span.ptr), text));
+                // The first P of a start_ts always got a place when it was accepted.
+                let place = fact.place;
+                assert!(place.is_some(), "first P of start_ts {} has no place in the queue", fact.start_ts);
+                if let Some(place) = place {
+                    txn.state = State::Undecided { place, first: own };
+                }
+            }
+            State::Hinted => {
+                // Until verdicts are built an R releases, also when it came first.
+                put_start(fact, out);
+                out.places.extend(fact.place);
+                txn.state = State::RolledBack { first: own };
+            }
+            State::Undecided { first, .. }
+            | State::Committed { first, .. }
+            | State::RolledBack { first }
+            | State::Decided { first } => {
+                self.counters.repeated_prewrites += 1;
+                out.places.extend(fact.place);
+                if first.digest != fact.digest {
+                    out.faults.push(mismatch(fact.start_ts, first.digest, fact.digest));
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, fact: &Fact, source: Source, view: View, out: &mut Folded) {
+        let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
+        let late = fact.commit_ts <= view.watermark;
+        match txn.state {
+            State::Undecided { place, first } => {
+                out.changes.push(Change::Delete(key::undecided(first.span.ptr)));
+                out.places.push(place);
+                if fact.commit_ts <= view.gc {
+                    self.counters.commits_below_gc += 1;
+                } else if late {
+                    broken("commit at or below the watermark that is not indexed", fact, out);
+                } else {
+                    put_commit(fact, first, out);
+                }
+                txn.state = State::Committed { commit_ts: fact.commit_ts, first };
+            }
+            State::Committed { commit_ts, .. } if commit_ts == fact.commit_ts => self.counters.repeated_commits += 1,
+            State::Committed { .. } => broken("second commit with another commit_ts", fact, out),
+            State::RolledBack { first } | State::Decided { first } => match fact.known_commit {
+                Some(start_ts) if start_ts == fact.start_ts => self.counters.repeated_commits += 1,
+                Some(_) => broken("another transaction has this commit_ts", fact, out),
+                None if fact.commit_ts <= view.gc => self.counters.commits_below_gc += 1,
+                None if late && source == Source::Verdict => self.counters.repeated_commits += 1,
+                None if late => broken("commit at or below the watermark that is not indexed", fact, out),
+                None => {
+                    // R released the P, yet the transaction is committed: it must be delivered.
+                    put_commit(fact, first, out);
+                    txn.state = State::Committed { commit_ts: fact.commit_ts, first };
+                }
+            },
+            State::Unknown | State::Hinted => {
+                if fact.commit_ts <= view.gc {
+                    self.counters.commits_below_gc += 1;
+                } else {
+                    broken("commit without a prewrite in this pump", fact, out);
+                }
+            }
+        }
+    }
+
+    fn rollback(&mut self, fact: &Fact, out: &mut Folded) {
+        let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
+        match txn.state {
+            State::Undecided { place, first } if Self::decide(fact.kind) => {
+                out.changes.push(Change::Delete(key::undecided(first.span.ptr)));
+                out.places.push(place);
+                txn.state = State::RolledBack { first };
+                self.counters.rollbacks += 1;
+            }
+            State::Unknown if Self::decide(fact.kind) => {
+                out.changes.push(Change::Put(key::start(fact.start_ts), StartValue::Hint.encode()));
+                txn.state = State::Hinted;
+                self.counters.idle_rollbacks += 1;
+            }
+            _ => self.counters.idle_rollbacks += 1,
+        }
+    }
+
+    /// Whether this record decides a P as rolled back. An R of a client is only a hint (rules 1); until verdicts from TiKV are
+    /// built it releases the P all the same, and this is the place where that changes.
+    const fn decide(kind: RecordKind) -> bool {
+        matches!(kind, RecordKind::RollbackHint | RecordKind::VerdictRollback)
+    }
+}
+
+/// A question to the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    Start(StartTs),
+    /// `index`: of the fact that asks.
+    Commit {
+        index: usize,
+        ts: CommitTs,
+    },
+}
+
+impl Lookup {
+    #[must_use]
+    pub fn key(self) -> Bytes {
+        match self {
+            Self::Start(start_ts) => key::start(start_ts),
+            Self::Commit { ts, .. } => key::commit(ts),
+        }
+    }
+}
+
+impl Txn {
+    const fn unknown() -> Self {
+        Self { references: 0, lookup: false, accepted: None, state: State::Unknown }
+    }
+}
+
+/// Whether records of this kind refer to a transaction by its start_ts.
+#[must_use]
+pub const fn names_transaction(kind: RecordKind) -> bool {
+    match kind {
+        RecordKind::Prewrite
+        | RecordKind::Commit
+        | RecordKind::RollbackHint
+        | RecordKind::VerdictCommit
+        | RecordKind::VerdictRollback => true,
+        RecordKind::Fake | RecordKind::Gc | RecordKind::SegmentStart => false,
+    }
+}
+
+/// Whether records of this kind carry a timestamp that may become the watermark.
+#[must_use]
+pub const fn carries_mark(kind: RecordKind) -> bool {
+    match kind {
+        RecordKind::Commit | RecordKind::VerdictCommit | RecordKind::Fake | RecordKind::Gc => true,
+        RecordKind::Prewrite | RecordKind::RollbackHint | RecordKind::VerdictRollback | RecordKind::SegmentStart => {
+            false
+        }
+    }
+}
+
+/// Two payloads under one start_ts.
+#[must_use]
+pub fn mismatch(start_ts: StartTs, first: Digest, second: Digest) -> Fault {
+    let what = format!(
+        "the first has {} bytes and crc {:08x}, another {} bytes and crc {:08x}; the first is kept",
+        first.len, first.crc, second.len, second.crc
+    );
+    Fault::PayloadMismatch { start_ts, what }
+}
+
+fn put_start(fact: &Fact, out: &mut Folded) {
+    let value = StartValue::Prewrite { span: fact.span, digest: fact.digest };
+    out.changes.push(Change::Put(key::start(fact.start_ts), value.encode()));
+}
+
+fn put_commit(fact: &Fact, first: Prewrite, out: &mut Folded) {
+    let value = CommitValue::Commit {
+        start_ts: fact.start_ts,
+        prewrite: first.span,
+        commit: fact.span,
+        unknown_fields: fact.unknown_fields,
+    };
+    out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+}
+
+/// Rules 4: stored and acknowledged, never inserted; the watermark stays below it.
+fn broken(what: &str, fact: &Fact, out: &mut Folded) {
+    let what = format!("{what}; record at {}; the watermark stays below it", fact.span.ptr);
+    out.faults.push(Fault::AssumptionBroken { what, start_ts: fact.start_ts, commit_ts: fact.commit_ts });
+    out.freeze = Some(out.freeze.map_or(fact.commit_ts, |old| old.min(fact.commit_ts)));
+}
+
+/// The end of the batch in which this record lies: batches begin on block boundaries (rules 2).
+#[must_use]
+pub const fn batch_end(span: Span) -> LogPtr {
+    let end = span.ptr.offset.saturating_add(span.len as u64);
+    LogPtr { segment: span.ptr.segment, offset: end.div_ceil(BLOCK).saturating_mul(BLOCK) }
+}
+
+/// Size of the write-once blocks of the value log (rules 2).
+const BLOCK: u64 = 4096;
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

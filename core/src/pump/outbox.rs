@@ -1,0 +1,158 @@
+//! Effects on their way out, operations in flight, and timers: what the parts of the Pump share.
+
+use super::effect::{Effect, Level};
+use crate::fault::Fault;
+use crate::ids::{OpId, OpIds, StreamId};
+use crate::index::indexer::BatchId;
+use crate::index::op::IndexOp;
+use crate::node::status::NodeStatus;
+use crate::time::MonoTime;
+use crate::vlog::log::LogOps;
+use crate::vlog::op::LogOp;
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub ids: OpIds,
+    effects: VecDeque<Effect>,
+    log: VecDeque<(OpId, LogOp)>,
+    waiting: BTreeMap<OpId, Waiting>,
+    /// Completions of operations that nobody waits for; the simulator forbids them.
+    pub unknown_completions: u64,
+    /// Newest last, at most [`MAX_FAULTS`], for status.
+    pub faults: VecDeque<Fault>,
+    pub fault_count: u64,
+}
+
+/// What to do when an operation completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    Meta,
+    LoadUndecided,
+    LoadStarts,
+    LoadCommits,
+    Lookup(BatchId),
+    Apply,
+    Flush,
+    Scan(StreamId),
+    TsoForStatus,
+    TsoForGc,
+    TsoForFake,
+    Status,
+    Notify,
+}
+
+/// Timers of the Pump; each is set at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    Heartbeat,
+    Fake,
+    IndexFlush,
+    IndexRetry,
+    StartRetry,
+    TsoRetry,
+    Registry,
+    Notify,
+    StopLimit,
+}
+
+#[derive(Debug, Default)]
+pub struct Timers(BTreeMap<Timer, MonoTime>);
+
+impl Outbox {
+    pub fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    pub fn notice(&mut self, level: Level, text: String) {
+        self.effects.push_back(Effect::Notice { level, text });
+    }
+
+    pub fn fault(&mut self, fault: Fault) {
+        if self.faults.len() == MAX_FAULTS {
+            self.faults.pop_front();
+        }
+        self.faults.push_back(fault.clone());
+        self.fault_count += 1;
+        self.effects.push_back(Effect::Fault(fault));
+    }
+
+    pub fn index(&mut self, why: Waiting, request: IndexOp) {
+        let op = self.wait(why);
+        self.effects.push_back(Effect::Index { op, request });
+    }
+
+    pub fn tso(&mut self, why: Waiting) {
+        let op = self.wait(why);
+        self.effects.push_back(Effect::GetTso { op });
+    }
+
+    pub fn put_status(&mut self, status: NodeStatus) {
+        let op = self.wait(Waiting::Status);
+        self.effects.push_back(Effect::PutStatus { op, status });
+    }
+
+    pub fn notify_drainers(&mut self) {
+        let op = self.wait(Waiting::Notify);
+        self.effects.push_back(Effect::NotifyDrainers { op });
+    }
+
+    /// Where the log pushes its requests.
+    pub fn log_ops(&mut self) -> LogOps<'_> {
+        LogOps { ids: &mut self.ids, out: &mut self.log }
+    }
+
+    /// What waits for this completion; unknown ones are counted. Only `expected` kinds are taken.
+    pub fn complete(&mut self, op: OpId, expected: fn(Waiting) -> bool) -> Option<Waiting> {
+        match self.waiting.get(&op).copied() {
+            Some(why) if expected(why) => self.waiting.remove(&op),
+            _ => {
+                self.unknown_completions += 1;
+                None
+            }
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Effect> {
+        if let Some((op, request)) = self.log.pop_front() {
+            return Some(Effect::Log { op, request });
+        }
+        self.effects.pop_front()
+    }
+
+    fn wait(&mut self, why: Waiting) -> OpId {
+        let op = self.ids.next_id();
+        self.waiting.insert(op, why);
+        op
+    }
+}
+
+impl Timers {
+    pub fn set(&mut self, timer: Timer, at: MonoTime) {
+        self.0.insert(timer, at);
+    }
+
+    pub fn cancel(&mut self, timer: Timer) {
+        self.0.remove(&timer);
+    }
+
+    #[must_use]
+    pub fn is_set(&self, timer: Timer) -> bool {
+        self.0.contains_key(&timer)
+    }
+
+    #[must_use]
+    pub fn next(&self) -> Option<MonoTime> {
+        self.0.values().min().copied()
+    }
+
+    /// Takes one that has expired.
+    pub fn expired(&mut self, now: MonoTime) -> Option<Timer> {
+        let timer = self.0.iter().find(|(_, at)| **at <= now).map(|(timer, _)| *timer)?;
+        self.0.remove(&timer);
+        Some(timer)
+    }
+}
+
+/// Faults kept for status: enough to see the first cause and what followed.
+const MAX_FAULTS: usize = 32;

@@ -1,0 +1,353 @@
+//! The start: read what the index claims, load the waiting queue from it, recover the log, fold the tail that the index did
+//! not have (rules 2, 3), exactly as in normal operation. Streams are served as soon as the log can be read.
+
+use super::effect::Level;
+use super::machine::Pump;
+use super::outbox::Waiting;
+use crate::binlog::peek::peek;
+use crate::fault::Fault;
+use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::index::key;
+use crate::index::ledger::{Fact, batch_end};
+use crate::index::op::{Change, IndexOp, IndexReply};
+use crate::index::value::{CommitValue, Digest, FORMAT, Span, StartValue, decode_ptr, decode_u64, encode_u64};
+use crate::sorter::Sorter;
+use crate::vlog::log::{IndexClaims, Placed};
+use crate::vlog::record::{Record, RecordKind};
+use bytes::Bytes;
+
+/// How far the start has come.
+#[derive(Debug)]
+pub enum Start {
+    Idle,
+    Meta,
+    Loading(Box<Loading>),
+    /// The log recovers; records of its unindexed tail are collected batch by batch.
+    Log(Vec<Fact>),
+    /// The log is ready (or cannot be written); its tail is being indexed.
+    Tail,
+    Done,
+    /// The index cannot be used.
+    Failed,
+}
+
+/// What was found in the index so far.
+#[derive(Debug, Default)]
+pub struct Loading {
+    claims: IndexClaims,
+    watermark: CommitTs,
+    frozen: Option<CommitTs>,
+    /// Undecided prewrites of the chunk whose `start/…` entries are being read.
+    chunk: Vec<(LogPtr, StartTs)>,
+    /// The request in flight, to repeat it.
+    request: Option<(Waiting, IndexOp)>,
+    queue: Vec<(LogPtr, Queued)>,
+    more_undecided: Option<LogPtr>,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Prewrite { start_ts: StartTs, span: Span, digest: Digest },
+    Mark(CommitTs),
+}
+
+impl Start {
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        matches!(self, Self::Failed)
+    }
+
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Idle => "not started",
+            Self::Meta | Self::Loading(_) => "reading the index",
+            Self::Log(_) => "recovering the value log",
+            Self::Tail => "indexing the tail of the value log",
+            Self::Done => "recovered",
+            Self::Failed => "the index cannot be used",
+        }
+    }
+}
+
+impl Pump {
+    pub(super) fn begin(&mut self) {
+        if matches!(self.start, Start::Idle) {
+            self.start = Start::Meta;
+            self.read_meta();
+        }
+    }
+
+    fn read_meta(&mut self) {
+        let keys = META.iter().map(|key| Bytes::from_static(key)).collect();
+        self.out.index(Waiting::Meta, IndexOp::Get(keys));
+    }
+
+    /// The request that failed is sent again.
+    pub(super) fn retry_load(&mut self) {
+        match &self.start {
+            Start::Meta => self.read_meta(),
+            Start::Loading(loading) => {
+                if let Some((why, op)) = loading.request.clone() {
+                    self.out.index(why, op);
+                }
+            }
+            Start::Idle | Start::Log(_) | Start::Tail | Start::Done | Start::Failed => {}
+        }
+    }
+
+    pub(super) fn on_loaded(&mut self, why: Waiting, reply: IndexReply) {
+        let state = std::mem::replace(&mut self.start, Start::Failed);
+        let result = match (state, why, reply) {
+            (Start::Meta, Waiting::Meta, IndexReply::Values(values)) => self.take_meta(&values),
+            (Start::Loading(l), Waiting::LoadUndecided, IndexReply::Pairs(pairs)) => self.take_undecided(l, &pairs),
+            (Start::Loading(l), Waiting::LoadStarts, IndexReply::Values(values)) => self.take_starts(l, &values),
+            (Start::Loading(l), Waiting::LoadCommits, IndexReply::Pairs(pairs)) => self.take_commits(l, &pairs),
+            (state, why, _) => Err(format!("unexpected answer to {why:?} while {}", state.name())),
+        };
+        if let Err(text) = result {
+            self.damaged_index(text);
+        }
+    }
+
+    fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify] = values else {
+            return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
+        };
+        let number = |what, raw: &Option<Bytes>| {
+            raw.as_ref().map(|raw| decode_u64(what, raw)).transpose().map_err(|e| e.to_string())
+        };
+        let ptr = |what, raw: &Option<Bytes>| {
+            raw.as_ref().map(|raw| decode_ptr(what, raw)).transpose().map_err(|e| e.to_string())
+        };
+        match number("meta/format", format)? {
+            None => {
+                let put = |key: &'static [u8], value| Change::Put(Bytes::from_static(key), value);
+                self.indexer.put_meta(put(key::META_FORMAT, encode_u64(FORMAT)));
+                self.indexer.put_meta(put(key::META_NODE, Bytes::copy_from_slice(&self.config.node_uuid)));
+            }
+            Some(FORMAT) => {
+                if node.as_ref().is_none_or(|node| node.as_ref() != self.config.node_uuid) {
+                    return Err("the index belongs to another data directory (node uuid differs)".to_owned());
+                }
+            }
+            Some(other) => {
+                return Err(format!(
+                    "the index has format {other}, this version reads {FORMAT}: use the version that wrote it"
+                ));
+            }
+        }
+        let claims = IndexClaims {
+            indexed_end: ptr("meta/indexed_end", indexed)?,
+            flushed_end: ptr("meta/flushed_end", flushed)?,
+        };
+        let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
+        self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
+        self.life.loaded(format.is_none() && self.config.wiped_directory_tso_needed, notify.is_some());
+        let frozen = number("meta/frozen", frozen)?.map(CommitTs::new);
+        if let Some(frozen) = frozen {
+            let text = format!(
+                "the watermark stays below {frozen}: a commit was seen that contradicts it (see earlier faults)"
+            );
+            self.out.notice(Level::Warn, text);
+        }
+        self.indexer.load(
+            claims.indexed_end.unwrap_or_default(),
+            claims.flushed_end.unwrap_or_default().min(claims.indexed_end.unwrap_or_default()),
+            watermark,
+        );
+        let loading = Loading { claims, watermark, frozen, ..Loading::default() };
+        self.load(Box::new(loading), Waiting::LoadUndecided, scan(key::undecided_from(LogPtr::default())));
+        Ok(())
+    }
+
+    fn load(&mut self, mut loading: Box<Loading>, why: Waiting, op: IndexOp) {
+        loading.request = Some((why, op.clone()));
+        self.start = Start::Loading(loading);
+        self.out.index(why, op);
+    }
+
+    fn take_undecided(&mut self, mut loading: Box<Loading>, pairs: &[(Bytes, Bytes)]) -> Result<(), String> {
+        loading.chunk.clear();
+        for (raw, value) in pairs {
+            let ptr = key::parse_undecided(raw).map_err(|e| e.to_string())?;
+            let start_ts = decode_u64("undecided", value).map_err(|e| e.to_string())?;
+            loading.chunk.push((ptr, StartTs::new(start_ts)));
+        }
+        loading.more_undecided = loading.chunk.last().filter(|_| pairs.len() >= CHUNK).map(|(ptr, _)| *ptr);
+        let keys = loading.chunk.iter().map(|(_, start_ts)| key::start(*start_ts)).collect();
+        self.load(loading, Waiting::LoadStarts, IndexOp::Get(keys));
+        Ok(())
+    }
+
+    fn take_starts(&mut self, mut loading: Box<Loading>, values: &[Option<Bytes>]) -> Result<(), String> {
+        if values.len() != loading.chunk.len() {
+            return Err(format!("asked for {} keys, {} values came back", loading.chunk.len(), values.len()));
+        }
+        let chunk = std::mem::take(&mut loading.chunk);
+        for ((ptr, start_ts), value) in chunk.into_iter().zip(values) {
+            let value = value.as_ref().map(|raw| StartValue::decode(raw)).transpose();
+            match value.map_err(|e| format!("start/{start_ts}: {e}"))? {
+                Some(StartValue::Prewrite { span, digest }) if span.ptr == ptr => {
+                    loading.queue.push((ptr, Queued::Prewrite { start_ts, span, digest }));
+                }
+                other => return Err(format!("undecided prewrite at {ptr}: start/{start_ts} holds {other:?}")),
+            }
+        }
+        let (why, op) = match loading.more_undecided.take() {
+            Some(ptr) => {
+                let next = LogPtr { segment: ptr.segment, offset: ptr.offset.saturating_add(1) };
+                (Waiting::LoadUndecided, scan(key::undecided_from(next)))
+            }
+            None => (Waiting::LoadCommits, scan(key::commit_range(loading.watermark, CommitTs::MAX))),
+        };
+        self.load(loading, why, op);
+        Ok(())
+    }
+
+    fn take_commits(&mut self, mut loading: Box<Loading>, pairs: &[(Bytes, Bytes)]) -> Result<(), String> {
+        let mut last = None;
+        for (raw, value) in pairs {
+            let ts = key::parse_commit(raw).map_err(|e| e.to_string())?;
+            let value = CommitValue::decode(value).map_err(|e| format!("commit/{ts}: {e}"))?;
+            loading.queue.push((value.position(), Queued::Mark(ts)));
+            last = Some(ts);
+        }
+        if let Some(ts) = last.filter(|_| pairs.len() >= CHUNK) {
+            self.load(loading, Waiting::LoadCommits, scan(key::commit_range(ts, CommitTs::MAX)));
+            return Ok(());
+        }
+        self.fill_queue(*loading);
+        Ok(())
+    }
+
+    /// Rules 3: the waiting queue is `undecided/*` and the commits above the watermark, by log position, then the tail.
+    fn fill_queue(&mut self, mut loading: Loading) {
+        self.sorter = Sorter::new(loading.watermark, loading.frozen);
+        self.max_ts = loading.watermark.max(self.gc);
+        loading.queue.sort_by_key(|(ptr, _)| *ptr);
+        for (_, queued) in loading.queue {
+            match queued {
+                Queued::Prewrite { start_ts, span, digest } => {
+                    let place = self.sorter.push_prewrite(start_ts, self.now);
+                    self.ledger.load_undecided(start_ts, span, digest, place);
+                }
+                Queued::Mark(ts) => {
+                    let place = self.sorter.push_mark(ts);
+                    self.sorter.pass(place);
+                    self.max_ts = self.max_ts.max(ts);
+                }
+            }
+        }
+        self.move_watermark();
+        self.start = Start::Log(Vec::new());
+        self.log.recover(loading.claims, &mut self.out.log_ops());
+    }
+
+    /// A durable record that the index does not have, in log order.
+    pub(super) fn on_tail(&mut self, placed: Placed, record: &Record) {
+        let span = Span { ptr: placed.ptr, len: placed.len };
+        // Taken for true when in doubt: then the stream looks into C itself.
+        let is_commit = matches!(record.kind, RecordKind::Commit | RecordKind::VerdictCommit);
+        let unknown = is_commit && peek(&record.payload).map_or(true, |peek| peek.unknown_fields);
+        let fact = match self.accept(record, span, unknown) {
+            Ok(fact) => fact,
+            Err(fault) => return self.out.fault(fault),
+        };
+        let Start::Log(tail) = &mut self.start else { return };
+        // Whole log batches only: part of one must not count as indexed, its records may move when it is copied (rules 2).
+        let cut = tail
+            .last()
+            .map(|last| batch_end(last.span))
+            .filter(|end| end.segment != span.ptr.segment || span.ptr.offset > end.offset);
+        if let Some(end) = cut {
+            let facts = std::mem::take(tail);
+            self.index_tail(facts, end);
+        }
+        if let Start::Log(tail) = &mut self.start {
+            tail.push(fact);
+        }
+    }
+
+    fn index_tail(&mut self, facts: Vec<Fact>, end: LogPtr) {
+        if let Some(request) = self.indexer.push(&mut self.ledger, None, facts, end, true) {
+            self.send_index(request);
+        }
+    }
+
+    pub(super) fn on_log_ready(&mut self, end: LogPtr) {
+        self.written_end = end;
+        self.end_of_tail();
+    }
+
+    /// The log cannot be written, but what it holds may be readable: its known tail is indexed and streams are served.
+    pub(super) fn on_log_unusable(&mut self) {
+        self.end_of_tail();
+    }
+
+    fn end_of_tail(&mut self) {
+        let Start::Log(tail) = &mut self.start else { return };
+        let facts = std::mem::take(tail);
+        self.start = Start::Tail;
+        if let Some(end) = facts.last().map(|last| batch_end(last.span)) {
+            self.index_tail(facts, end);
+        }
+        for (stream, last, credit) in std::mem::take(&mut self.parked) {
+            self.pull.open(stream, last, credit, self.gc, &mut self.out);
+        }
+    }
+
+    /// Streams are served once the log was looked through.
+    pub(super) const fn can_stream(&self) -> bool {
+        matches!(self.start, Start::Tail | Start::Done)
+    }
+
+    pub(super) fn advance_start(&mut self) {
+        if matches!(self.start, Start::Tail) && self.indexer.is_idle() && !self.index_damaged {
+            self.start = Start::Done;
+            let text = format!(
+                "recovered: watermark {}, {} undecided prewrites, value log ends at {}",
+                self.sorter.watermark(),
+                self.sorter.undecided(),
+                self.log.durable_end()
+            );
+            self.out.notice(Level::Info, text);
+        }
+    }
+}
+
+impl Pump {
+    /// For status: what the watermark waits for, if it is frozen.
+    #[must_use]
+    pub fn frozen_below(&self) -> Option<CommitTs> {
+        self.sorter.frozen()
+    }
+
+    /// The newest faults, oldest first.
+    pub fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.out.faults.iter()
+    }
+}
+
+fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
+    IndexOp::Scan { from, to, limit: CHUNK }
+}
+
+const META: [&[u8]; 8] = [
+    key::META_FORMAT,
+    key::META_NODE,
+    key::META_INDEXED_END,
+    key::META_FLUSHED_END,
+    key::META_WATERMARK,
+    key::META_GC,
+    key::META_FROZEN,
+    key::META_NOTIFY,
+];
+
+/// Entries per request while loading.
+const CHUNK: usize = 1024;

@@ -1,0 +1,77 @@
+//! What a Pump says of itself: for `/status`, metrics and the simulator.
+
+use super::machine::Pump;
+use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::index::ledger::Counters;
+use crate::node::status::NodeState;
+
+/// Positions are different words for different things (design 6): accepted, written, durable, indexed, published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PumpStatus {
+    pub state: NodeState,
+    /// How far the start has come.
+    pub start: &'static str,
+    /// Records accepted in this life.
+    pub accepted: u64,
+    pub acknowledged: u64,
+    pub rejected: u64,
+    pub written: LogPtr,
+    pub durable: LogPtr,
+    pub indexed: LogPtr,
+    pub flushed: LogPtr,
+    /// Everything up to here can be pulled.
+    pub watermark: CommitTs,
+    pub gc: CommitTs,
+    pub undecided: usize,
+    /// The prewrite that has held the watermark back longest, and for how many milliseconds.
+    pub oldest_undecided: Option<(StartTs, u64)>,
+    /// The watermark may not reach this.
+    pub frozen_below: Option<CommitTs>,
+    pub unindexed_bytes: u64,
+    pub streams: usize,
+    pub items_sent: u64,
+    pub bytes_sent: u64,
+    pub fakes: u64,
+    pub space_available: u64,
+    pub space_writable: bool,
+    pub read_only: Option<String>,
+    pub counters: Counters,
+    pub unknown_completions: u64,
+    pub fault_count: u64,
+    /// The newest faults, oldest first.
+    pub faults: Vec<String>,
+}
+
+impl Pump {
+    #[must_use]
+    pub fn status(&self) -> PumpStatus {
+        PumpStatus {
+            state: self.life.state(),
+            start: self.start.name(),
+            accepted: self.accepted,
+            acknowledged: self.acknowledged,
+            rejected: self.rejected,
+            written: self.written_end,
+            durable: self.log.durable_end(),
+            indexed: self.indexer.indexed_end(),
+            flushed: self.indexer.flushed_end(),
+            watermark: self.sorter.watermark(),
+            gc: self.gc,
+            undecided: self.sorter.undecided(),
+            oldest_undecided: self.sorter.oldest().map(|(ts, since)| (ts, self.now.millis_since(since))),
+            frozen_below: self.sorter.frozen(),
+            unindexed_bytes: self.indexer.waiting_bytes(),
+            streams: self.pull.len(),
+            items_sent: self.pull.items_sent,
+            bytes_sent: self.pull.bytes_sent,
+            fakes: self.idle.fakes,
+            space_available: self.space.available,
+            space_writable: self.space.writable,
+            read_only: self.read_only.clone(),
+            counters: self.ledger.counters,
+            unknown_completions: self.out.unknown_completions,
+            fault_count: self.out.fault_count,
+            faults: self.out.faults.iter().map(ToString::to_string).collect(),
+        }
+    }
+}

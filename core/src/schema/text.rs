@@ -1,0 +1,265 @@
+//! The little that must be known of a DDL text: where statements end, and the names in RENAME TABLE and EXCHANGE
+//! PARTITION (their job does not say the session's current database). Not a parser: everything else about a DDL is data.
+
+/// A piece of a statement; comments and white space are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// An unquoted word or number, as written.
+    Word(String),
+    /// A quoted identifier without its quotes. `"x"` counts as one: in the places that are looked at, no string can stand.
+    Quoted(String),
+    Text,
+    Symbol(char),
+}
+
+impl Token {
+    fn is_word(&self, word: &str) -> bool {
+        matches!(self, Self::Word(w) if w.eq_ignore_ascii_case(word))
+    }
+
+    fn is_symbol(&self, symbol: char) -> bool {
+        matches!(self, Self::Symbol(s) if *s == symbol)
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Word(name) | Self::Quoted(name) => Some(name),
+            Self::Text | Self::Symbol(_) => None,
+        }
+    }
+}
+
+/// A name as the statement wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenName {
+    pub schema: Option<String>,
+    pub table: String,
+}
+
+/// The pairs of `RENAME TABLE a TO b, c.d TO e.f`; `None` when the text is something else.
+#[must_use]
+pub fn rename_pairs(sql: &str) -> Option<Vec<(WrittenName, WrittenName)>> {
+    let tokens = tokens(sql);
+    let mut rest = tokens.as_slice();
+    eat_word(&mut rest, "RENAME")?;
+    eat_word(&mut rest, "TABLE").or_else(|| eat_word(&mut rest, "TABLES"))?;
+    let mut pairs = Vec::new();
+    loop {
+        let old = eat_name(&mut rest)?;
+        eat_word(&mut rest, "TO")?;
+        let new = eat_name(&mut rest)?;
+        pairs.push((old, new));
+        match rest.split_first() {
+            Some((t, after)) if t.is_symbol(',') => rest = after,
+            None => return Some(pairs),
+            Some((t, [])) if t.is_symbol(';') => return Some(pairs),
+            Some(_) => return None,
+        }
+    }
+}
+
+/// The table that `ALTER TABLE t …` names.
+#[must_use]
+pub fn altered_table(sql: &str) -> Option<WrittenName> {
+    let tokens = tokens(sql);
+    let mut rest = tokens.as_slice();
+    eat_word(&mut rest, "ALTER")?;
+    eat_word(&mut rest, "TABLE")?;
+    eat_name(&mut rest)
+}
+
+/// The statements of a text, without `;` and without empty ones.
+#[must_use]
+pub fn statements(sql: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (at, piece) in Pieces::new(sql) {
+        if matches!(piece, Token::Symbol(';')) {
+            found.push(sql.get(start..at).unwrap_or_default().trim());
+            start = at + 1;
+        }
+    }
+    found.push(sql.get(start..).unwrap_or_default().trim());
+    found.retain(|s| !s.is_empty());
+    found
+}
+
+/// `CREATE TABLE …` as `CREATE TABLE IF NOT EXISTS …`; `None` when the text is no CREATE TABLE.
+#[must_use]
+pub fn create_if_not_exists(sql: &str) -> Option<String> {
+    let mut pieces = Pieces::new(sql);
+    pieces.next().filter(|(_, t)| t.is_word("CREATE"))?;
+    pieces.next().filter(|(_, t)| t.is_word("TABLE"))?;
+    let after_table = pieces.at;
+    if pieces.next().is_some_and(|(_, t)| t.is_word("IF")) {
+        return Some(sql.to_owned());
+    }
+    Some(format!("{} IF NOT EXISTS{}", sql.get(..after_table)?, sql.get(after_table..)?))
+}
+
+fn tokens(sql: &str) -> Vec<Token> {
+    Pieces::new(sql).map(|(_, token)| token).collect()
+}
+
+fn eat_word(rest: &mut &[Token], word: &str) -> Option<()> {
+    let (first, after) = rest.split_first()?;
+    first.is_word(word).then(|| *rest = after)
+}
+
+fn eat_name(rest: &mut &[Token]) -> Option<WrittenName> {
+    let (first, after) = rest.split_first()?;
+    let first = first.name()?.to_owned();
+    *rest = after;
+    if let Some((dot, after)) = rest.split_first()
+        && dot.is_symbol('.')
+    {
+        let (second, after) = after.split_first()?;
+        *rest = after;
+        return Some(WrittenName { schema: Some(first), table: second.name()?.to_owned() });
+    }
+    Some(WrittenName { schema: None, table: first })
+}
+
+/// Walks a text: byte position and token. The words inside `/*! */` and `/*T! */` count as comment.
+struct Pieces<'a> {
+    sql: &'a str,
+    at: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(sql: &'a str) -> Self {
+        Self { sql, at: 0 }
+    }
+
+    fn rest(&self) -> &'a str {
+        self.sql.get(self.at..).unwrap_or_default()
+    }
+
+    fn skip_blank_and_comments(&mut self) {
+        loop {
+            let rest = self.rest();
+            let trimmed = rest.trim_start();
+            self.at += rest.len() - trimmed.len();
+            let dashes = trimmed.strip_prefix("--").is_some_and(|r| r.is_empty() || r.starts_with(char::is_whitespace));
+            let skipped = if trimmed.starts_with('#') || dashes {
+                trimmed.find('\n').map_or(trimmed.len(), |end| end + 1)
+            } else if trimmed.starts_with("/*") {
+                trimmed.find("*/").map_or(trimmed.len(), |end| end + 2)
+            } else {
+                return;
+            };
+            self.at += skipped;
+        }
+    }
+
+    /// Content of what `quote` encloses, doubled quotes undone; moves behind it.
+    fn quoted(&mut self, quote: char) -> String {
+        let mut content = String::new();
+        let mut chars = self.rest().char_indices().skip(1).peekable();
+        let mut end = self.rest().len();
+        while let Some((i, c)) = chars.next() {
+            if c == quote {
+                if chars.peek().is_some_and(|(_, next)| *next == quote) {
+                    chars.next();
+                    content.push(quote);
+                    continue;
+                }
+                end = i + quote.len_utf8();
+                break;
+            }
+            if c == '\\' && quote != '`' {
+                chars.next();
+                continue;
+            }
+            content.push(c);
+        }
+        self.at += end;
+        content
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = (usize, Token);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.skip_blank_and_comments();
+        let at = self.at;
+        let rest = self.rest();
+        let first = rest.chars().next()?;
+        let token = match first {
+            '`' | '"' => Token::Quoted(self.quoted(first)),
+            '\'' => {
+                self.quoted(first);
+                Token::Text
+            }
+            c if is_word_char(c) => {
+                let end = rest.find(|c| !is_word_char(c)).unwrap_or(rest.len());
+                self.at += end;
+                Token::Word(rest.get(..end).unwrap_or_default().to_owned())
+            }
+            c => {
+                self.at += c.len_utf8();
+                Token::Symbol(c)
+            }
+        };
+        Some((at, token))
+    }
+}
+
+fn is_word_char(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$' || (c as u32) > 127
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(sql: &str) -> String {
+        let show = |n: &WrittenName| match &n.schema {
+            Some(s) => format!("{s}.{}", n.table),
+            None => n.table.clone(),
+        };
+        rename_pairs(sql).map_or("none".to_owned(), |pairs| {
+            pairs.iter().map(|(a, b)| format!("{}>{}", show(a), show(b))).collect::<Vec<_>>().join(" ")
+        })
+    }
+
+    #[test]
+    fn rename_pairs_table() {
+        for (sql, expected) in [
+            ("rename table r1 to swap_tmp, r2 to r1, swap_tmp to r2", "r1>swap_tmp r2>r1 swap_tmp>r2"),
+            ("RENAME TABLE `d3`.`m2z` TO `d1`.`back`, `m3` TO `d2`.`m3`;", "d3.m2z>d1.back m3>d2.m3"),
+            ("RENAME /* c, d */ TABLE `a``b` TO \"q.r\" -- end\n;", "a`b>q.r"),
+            ("RENAME TABLE a", "none"),
+            ("RENAME TABLE a TO b c", "none"),
+            ("ALTER TABLE a RENAME b", "none"),
+            ("", "none"),
+        ] {
+            assert_eq!(names(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn statements_end_outside_quotes_and_comments() {
+        assert_eq!(statements("a ';' \";\" `;` /* ; */ b; -- ;\n c;;"), ["a ';' \";\" `;` /* ; */ b", "-- ;\n c"]);
+        assert_eq!(statements(""), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn create_table_gets_if_not_exists_once() {
+        assert_eq!(create_if_not_exists("CREATE TABLE `a` (b INT)").unwrap(), "CREATE TABLE IF NOT EXISTS `a` (b INT)");
+        assert_eq!(create_if_not_exists("create table if not exists a (b INT)").unwrap(), "create table if not exists a (b INT)");
+        assert_eq!(create_if_not_exists("CREATE VIEW v AS SELECT 1"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(sql in "\\PC{0,60}") {
+            let _ = rename_pairs(&sql);
+            let _ = altered_table(&sql);
+            let _ = create_if_not_exists(&sql);
+            let _ = statements(&sql);
+        }
+    }
+}
