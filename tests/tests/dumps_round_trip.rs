@@ -51,7 +51,9 @@ async fn load(conn: &mut Conn, table: &Table, rows: &[Row]) -> Vec<usize> {
     let insert = format!("INSERT INTO `{}` ({}) VALUES ({marks})", table.name, names.join(","));
     for row in rows {
         let values: Vec<Value> = own.iter().map(|&n| value(&row[n], table.columns[n].dump)).collect();
-        conn.exec_drop(&insert, values).await.unwrap_or_else(|e| panic!("{}: {e}", table.name));
+        conn.exec_drop(&insert, values)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}: {}", table.name, String::from_utf8_lossy(&row.join(&b'|'))));
     }
     own
 }
