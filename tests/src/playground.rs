@@ -7,7 +7,7 @@ use crate::apply::{self, Applied};
 use crate::capture::Capture;
 use crate::compare_tables;
 use crate::expected::{Expected, captures};
-use crate::harness::{SMALL_DISK, WorkDir, interrupted};
+use crate::harness::{SMALL_DISK, WorkDir, binary, interrupted};
 use crate::session::{Fed, Kill, Session, Setup};
 use anyhow::{Context, Result};
 
@@ -43,6 +43,9 @@ struct Totals {
 
 /// True when every table is equal after all kills.
 pub async fn run(options: &Options) -> Result<bool> {
+    for program in ["pump", "drainer"] {
+        binary(program)?;
+    }
     let mut work = WorkDir::new("playground")?;
     let outcome = rounds(options, &work).await;
     if options.keep || !matches!(outcome, Ok(true)) {
