@@ -148,7 +148,7 @@ impl fmt::Display for NodeId {
 
 /// Position of a record in the value log: the segment's id (never the slot) and the byte offset of the record's header.
 /// Ordered as the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct LogPtr {
     pub segment: SegmentId,
     pub offset: u64,

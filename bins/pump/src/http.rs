@@ -9,7 +9,7 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::registry::Registry;
 use binlog_core::node::status::NodeStatus;
 use binlog_core::pump::input::Input;
-use binlog_core::pump::machine::PumpStatus;
+use binlog_core::pump::status::PumpStatus;
 use binlog_runtime::status::Asker;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -9,7 +9,8 @@ use binlog_core::ids::{StreamId, WriteId};
 use binlog_core::node::status::NodeState;
 use binlog_core::pump::effect::{Effect, Level};
 use binlog_core::pump::input::Input;
-use binlog_core::pump::machine::{Pump, PumpStatus};
+use binlog_core::pump::machine::{Class, Pump};
+use binlog_core::pump::status::PumpStatus;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
 use binlog_storage::{IndexStore, LogFiles};
@@ -125,7 +126,7 @@ impl driver::Ports<Pump> for Ports {
     }
 
     fn accepts_requests(&self, machine: &Pump) -> bool {
-        machine.ready_for_requests()
+        machine.ready_for(Class::Write)
     }
 
     fn tick(&self) -> Input {

@@ -69,7 +69,7 @@ pub struct Folded {
 }
 
 /// Counters for status and metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     pub repeated_prewrites: u64,
     pub repeated_commits: u64,

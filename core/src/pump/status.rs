@@ -4,9 +4,10 @@ use super::machine::Pump;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
+use serde::Serialize;
 
 /// Positions are different words for different things (design 6): accepted, written, durable, indexed, published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PumpStatus {
     pub state: NodeState,
     /// How far the start has come.
