@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Without any change for so long it will not come.
 const STUCK: Duration = Duration::from_secs(120);
+/// Milliseconds are rounded.
+const SLACK: Duration = Duration::from_millis(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What we read of `GET /status`.
@@ -25,14 +27,15 @@ struct Status {
 
 #[derive(Debug, Deserialize)]
 struct Paused {
+    #[serde(alias = "commit-ts")]
     commit_ts: u64,
     #[serde(default)]
     statement: String,
     #[serde(default)]
     error: String,
-    /// Tells one pause from the next at the same place.
-    #[serde(default)]
-    since: serde_json::Value,
+    /// Age of this pause.
+    #[serde(default, alias = "for-ms")]
+    for_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,21 +61,19 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
         session.capture.records().filter(|r| !r.fake && r.commit_ts > 0).map(|r| r.commit_ts).collect();
     commits.sort_unstable();
     let behind = |checkpoint: u64| (commits.len() - commits.partition_point(|&ts| ts <= checkpoint)) as u64;
-    let kill_at = session.capture.facts.counts.rows.insert / 5;
+    let rows = &session.capture.facts.counts.rows;
+    let kill_at = (rows.insert + rows.update + rows.delete) / 5;
     let mut conn = session.mariadb.as_ref().context("a replay without MariaDB applies nothing")?.connect().await?;
-    let rows_before = inserted(&mut conn).await?;
+    let rows_before = written(&mut conn).await?;
 
     let mut applied = Applied { seconds: 0.0, resolved: 0, killed_before: None };
-    let mut done: BTreeMap<u64, serde_json::Value> = BTreeMap::new();
+    let mut done: BTreeMap<u64, Instant> = BTreeMap::new();
     let (mut last, mut moved) = ((0, 0, 0), Instant::now());
     let mut line = Line::default();
     loop {
         session.check()?;
         let checkpoint = checkpoint(&mut conn).await?;
-        if checkpoint >= end {
-            break;
-        }
-        let rows = inserted(&mut conn).await?.saturating_sub(rows_before);
+        let rows = written(&mut conn).await?.saturating_sub(rows_before);
         let drainer = session.drainer.as_mut().context("a replay without a Drainer applies nothing")?;
         if kill && applied.killed_before.is_none() && rows >= kill_at {
             line.note(&format!(
@@ -84,12 +85,16 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
             applied.killed_before = Some(behind(checkpoint));
             continue;
         }
+        if checkpoint >= end {
+            break;
+        }
         let address = drainer.address.clone();
+        let asked = Instant::now();
         let status = http_get(&address, "/status").await.context("the Drainer's status")?;
         let status: Status =
             serde_json::from_str(&status).with_context(|| format!("the Drainer's status: {status}"))?;
         if let Some(paused) = status.paused {
-            if resolve(&mut conn, &address, expected, &paused, &mut done, &mut line).await? {
+            if resolve(&mut conn, &address, expected, &paused, &mut done, asked, &mut line).await? {
                 applied.resolved += 1;
             }
         }
@@ -117,12 +122,15 @@ async fn resolve(
     address: &str,
     expected: &Expected,
     paused: &Paused,
-    done: &mut BTreeMap<u64, serde_json::Value>,
+    done: &mut BTreeMap<u64, Instant>,
+    asked: Instant,
     line: &mut Line,
 ) -> Result<bool> {
-    if let Some(since) = done.get(&paused.commit_ts) {
-        if *since == paused.since {
-            return Ok(false); // The status is older than our resolution.
+    if let Some(resolved) = done.get(&paused.commit_ts) {
+        // A pause that began before the resolution is the one that was resolved: the status is older than that.
+        let since_resolved = asked.saturating_duration_since(*resolved);
+        if paused.for_ms.is_none_or(|ms| Duration::from_millis(ms) + SLACK >= since_resolved) {
+            return Ok(false);
         }
         bail!(
             "the Drainer paused again at {} after it was resolved: {}\n{}",
@@ -148,8 +156,8 @@ async fn resolve(
     for sql in &entry.sql {
         conn.query_drop(sql).await.with_context(|| format!("expected.toml at {}: {sql}", entry.commit_ts))?;
     }
-    done.insert(paused.commit_ts, paused.since.clone());
     http_put(address, &format!("/resolve/{}/{command}", paused.commit_ts), "").await?;
+    done.insert(paused.commit_ts, Instant::now());
     Ok(true)
 }
 
@@ -169,8 +177,10 @@ async fn checkpoint(conn: &mut Conn) -> Result<u64> {
     Ok(row.commit_ts)
 }
 
-/// Rows that the server has inserted since it was started.
-async fn inserted(conn: &mut Conn) -> Result<u64> {
-    let row: Option<(String, u64)> = conn.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_rows_inserted'").await?;
-    Ok(row.map_or(0, |(_, n)| n))
+/// Rows that the server has written since it was started; temporary tables are not counted.
+async fn written(conn: &mut Conn) -> Result<u64> {
+    let rows: Vec<(String, u64)> = conn
+        .query("SHOW GLOBAL STATUS WHERE Variable_name IN ('Handler_write', 'Handler_update', 'Handler_delete')")
+        .await?;
+    Ok(rows.iter().map(|(_, n)| n).sum())
 }

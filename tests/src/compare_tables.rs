@@ -139,16 +139,20 @@ async fn extra_tables(conn: &mut Conn, wanted: &[Table]) -> Result<Vec<Differenc
 
 /// The rows of a table as the dump would have them; `None` when there is no such table.
 pub async fn read_table(conn: &mut Conn, table: &Table) -> Result<Option<Vec<Row>>> {
-    let exists: Option<u8> = conn
-        .exec_first(
-            "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
+    let described: Vec<(String, String)> = conn
+        .exec(
+            "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
             (&table.db, &table.name),
         )
         .await?;
-    if exists.is_none() {
+    if described.is_empty() {
         return Ok(None);
     }
-    let columns: Vec<String> = table.columns.iter().map(select).collect();
+    // The recorded types do not tell it, so the downstream's own do.
+    let zerofill = |column: &Column| {
+        described.iter().any(|(name, kind)| name.eq_ignore_ascii_case(&column.name) && kind.contains("zerofill"))
+    };
+    let columns: Vec<String> = table.columns.iter().map(|c| select(c, zerofill(c))).collect();
     let query = format!("SELECT {} FROM {}.{}", columns.join(", "), quote(&table.db), quote(&table.name));
     let rows: Vec<mysql_async::Row> =
         conn.query(query).await.with_context(|| format!("read {} from the downstream", table.full_name()))?;
@@ -166,13 +170,13 @@ fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn select(column: &Column) -> String {
+fn select(column: &Column, zerofill: bool) -> String {
     let name = quote(&column.name);
     match column.dump {
         // As text a FLOAT is rounded.
         Dump::Float | Dump::Double => format!("CAST({name} AS DOUBLE)"),
         // The dump has no leading zeros.
-        Dump::Text if column.sql_type.contains("zerofill") => format!("({name} + 0)"),
+        Dump::Text if zerofill => format!("({name} + 0)"),
         Dump::Text | Dump::Hex => name,
     }
 }

@@ -11,6 +11,7 @@ pub mod compare_tables;
 pub mod expected;
 pub mod feed;
 pub mod harness;
+pub mod playground;
 pub mod progress;
 pub mod replay;
 pub mod session;

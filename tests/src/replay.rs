@@ -5,7 +5,7 @@ use crate::capture::{Capture, Item};
 use crate::compare_stream;
 use crate::compare_tables;
 use crate::expected::Expected;
-use crate::harness::WorkDir;
+use crate::harness::{WorkDir, binary};
 use crate::session::{Kill, Session, Setup};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,10 @@ pub struct Options {
 
 /// True when everything was equal apart from the named differences.
 pub async fn run(options: &Options) -> Result<bool> {
+    binary("pump")?;
+    if !options.stream_only {
+        binary("drainer")?;
+    }
     let mut work = WorkDir::new("replay")?;
     let outcome =
         if options.stream_only { streams(options, work.path()).await } else { full(options, work.path()).await };

@@ -154,7 +154,8 @@ impl Session {
                 if counters.sum() == counters.all() && !due.contains(&true) {
                     return anyhow::Ok(());
                 }
-                tokio::time::sleep(POLL).await;
+                // A kill has to hit the middle of a feed that may take only milliseconds.
+                tokio::time::sleep(if due.contains(&true) { Duration::from_millis(1) } else { POLL }).await;
             }
         };
         let outcome = tokio::try_join!(feeding, watching);

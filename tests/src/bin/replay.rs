@@ -1,6 +1,7 @@
 //! `replay DIR`: a recorded capture through real processes; exit code 0 only when the outcome is equal.
 
 use anyhow::{Context, Result, bail};
+use binlog_tests::harness::interrupted;
 use binlog_tests::replay::{Options, run};
 use std::process::ExitCode;
 
@@ -24,7 +25,7 @@ async fn main() -> ExitCode {
         };
         tokio::select! {
             result = run(&options) => result,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            () = interrupted() => bail!("interrupted"),
         }
     };
     match outcome.await {

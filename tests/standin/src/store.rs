@@ -40,6 +40,15 @@ struct Entry {
     writes: Vec<Write>,
 }
 
+/// At which version a read looks, and which locks it may pass by: those of transactions that the reader knows to be rolled
+/// back or committed above its version (`resolved`), or committed below it (`committed`: their value is read from the lock).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot<'a> {
+    pub version: u64,
+    pub resolved: &'a [u64],
+    pub committed: &'a [u64],
+}
+
 /// All keys, raw.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -86,14 +95,14 @@ impl Store {
         self.keys.entry(key.to_vec()).or_default().roll_back(start_ts);
     }
 
-    /// Snapshot read; `Err` is a live lock below `version`.
-    pub fn get(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, KeyError> {
-        self.keys.get(key).map_or(Ok(None), |entry| entry.read(key, version))
+    /// Snapshot read; `Err` is a lock at or below the version.
+    pub fn get(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, KeyError> {
+        self.keys.get(key).map_or(Ok(None), |entry| entry.read(key, at))
     }
 
     /// Keys of `[start, end)` in order (or from the end in reverse), at most `limit` of those that have a value or a lock.
     #[must_use]
-    pub fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: u32, version: u64, reverse: bool) -> Vec<KvPair> {
+    pub fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: u32, at: Snapshot<'_>, reverse: bool) -> Vec<KvPair> {
         if end.is_some_and(|end| end <= start) {
             return Vec::new();
         }
@@ -101,7 +110,7 @@ impl Store {
         let range = self.keys.range::<[u8], _>((Bound::Included(start), upper));
         let pair = |(key, entry): (&Vec<u8>, &Entry)| {
             let key_bytes = Bytes::copy_from_slice(key);
-            match entry.read(key, version) {
+            match entry.read(key, at) {
                 Ok(None) => None,
                 Ok(Some(value)) => Some(KvPair { key: key_bytes, value, error: None }),
                 Err(error) => Some(KvPair { key: key_bytes, value: Bytes::new(), error: Some(error) }),
@@ -193,11 +202,16 @@ impl Entry {
         }
     }
 
-    fn read(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, KeyError> {
-        if let Some(lock) = self.lock.as_ref().filter(|lock| lock.start_ts <= version) {
+    fn read(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, KeyError> {
+        if let Some(lock) =
+            self.lock.as_ref().filter(|l| l.start_ts <= at.version && !at.resolved.contains(&l.start_ts))
+        {
+            if at.committed.contains(&lock.start_ts) {
+                return Ok(Some(lock.value.clone()));
+            }
             return Err(KeyError { locked: Some(lock.info(key)), ..Default::default() });
         }
-        let visible = self.writes.iter().filter(|write| !write.rollback && write.commit_ts <= version);
+        let visible = self.writes.iter().filter(|write| !write.rollback && write.commit_ts <= at.version);
         let newest = visible.filter_map(|write| write.value.clone()).next();
         Ok(newest.or_else(|| self.snapshot.clone()))
     }
@@ -219,13 +233,30 @@ impl Lock {
 mod tests {
     use super::*;
 
+    fn at(version: u64) -> Snapshot<'static> {
+        Snapshot { version, ..Snapshot::default() }
+    }
+
+    #[test]
+    fn a_reader_passes_by_the_locks_that_it_knows() {
+        let mut store = Store::default();
+        store.put_snapshot(b"k".to_vec(), b"old".to_vec());
+        store.prewrite(b"k", b"new", b"k", 10, 3_000);
+        assert_eq!(store.get(b"k", at(9)).unwrap().unwrap(), "old", "below the lock");
+        assert_eq!(store.get(b"k", at(10)).unwrap_err().locked.unwrap().lock_version, 10);
+        let resolved = Snapshot { version: 20, resolved: &[10], ..Snapshot::default() };
+        assert_eq!(store.get(b"k", resolved).unwrap().unwrap(), "old");
+        let committed = Snapshot { version: 20, committed: &[10], ..Snapshot::default() };
+        assert_eq!(store.get(b"k", committed).unwrap().unwrap(), "new");
+    }
+
     #[test]
     fn evidence_has_no_value_but_a_verdict() {
         let mut store = Store::default();
         store.put_snapshot(b"mDB".to_vec(), b"v".to_vec());
         store.add_evidence(b"mDB".to_vec(), 10, Some(20));
         store.add_evidence(b"mDB".to_vec(), 11, None);
-        assert_eq!(store.get(b"mDB", 5).unwrap().unwrap(), "v", "the end state answers every version");
+        assert_eq!(store.get(b"mDB", at(5)).unwrap().unwrap(), "v", "the end state answers every version");
         let info = store.mvcc(b"mDB");
         assert_eq!(
             info.writes.iter().map(|w| (w.r#type, w.start_ts, w.commit_ts)).collect::<Vec<_>>(),
@@ -244,9 +275,9 @@ mod tests {
         store.add_evidence(b"bb".to_vec(), 1, Some(2));
         let keys =
             |pairs: Vec<KvPair>| pairs.iter().map(|p| String::from_utf8(p.key.to_vec()).unwrap()).collect::<String>();
-        assert_eq!(keys(store.scan(b"b", Some(b"d"), 9, 9, false)), "bc", "a key with evidence only has no value");
-        assert_eq!(keys(store.scan(b"a", None, 3, 9, false)), "abc");
-        assert_eq!(keys(store.scan(b"a", None, 3, 9, true)), "dcb");
-        assert_eq!(keys(store.scan(b"d", Some(b"a"), 3, 9, false)), "");
+        assert_eq!(keys(store.scan(b"b", Some(b"d"), 9, at(9), false)), "bc", "a key with evidence only has no value");
+        assert_eq!(keys(store.scan(b"a", None, 3, at(9), false)), "abc");
+        assert_eq!(keys(store.scan(b"a", None, 3, at(9), true)), "dcb");
+        assert_eq!(keys(store.scan(b"d", Some(b"a"), 3, at(9), false)), "");
     }
 }

@@ -1,16 +1,25 @@
 //! The TiKV service: requests are checked against the region that they name, then answered from the store.
 
+use crate::store::Snapshot;
 use crate::{Shared, regions};
 use binlog_cluster::generated::tikvpb::tikv_server::Tikv;
 use binlog_core::proto::kvrpcpb::{
-    CheckTxnStatusRequest, CheckTxnStatusResponse, GetRequest, GetResponse, MvccGetByKeyRequest, MvccGetByKeyResponse,
-    ScanRequest, ScanResponse,
+    CheckTxnStatusRequest, CheckTxnStatusResponse, Context, GetRequest, GetResponse, MvccGetByKeyRequest,
+    MvccGetByKeyResponse, ScanRequest, ScanResponse,
 };
 use bytes::Bytes;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 pub struct TikvService(pub Arc<Shared>);
+
+fn snapshot(context: Option<&Context>, version: u64) -> Snapshot<'_> {
+    Snapshot {
+        version,
+        resolved: context.map_or(&[], |c| &c.resolved_locks),
+        committed: context.map_or(&[], |c| &c.committed_locks),
+    }
+}
 
 #[tonic::async_trait]
 impl Tikv for TikvService {
@@ -19,7 +28,7 @@ impl Tikv for TikvService {
         let mut reply = GetResponse::default();
         match regions::check(request.context.as_ref(), &request.key) {
             Err(error) => reply.region_error = Some(error),
-            Ok(_) => match self.0.store().get(&request.key, request.version) {
+            Ok(_) => match self.0.store().get(&request.key, snapshot(request.context.as_ref(), request.version)) {
                 Ok(Some(value)) => reply.value = value,
                 // The recorded store leaves `not_found` unset as well: an empty value says it.
                 Ok(None) => {}
@@ -49,7 +58,13 @@ impl Tikv for TikvService {
                     (a, b) => a.or(b),
                 };
                 let lower = lower.as_ref().max(regions::raw_start(region.id));
-                reply.pairs = self.0.store().scan(lower, upper, request.limit, request.version, request.reverse);
+                reply.pairs = self.0.store().scan(
+                    lower,
+                    upper,
+                    request.limit,
+                    snapshot(request.context.as_ref(), request.version),
+                    request.reverse,
+                );
                 if request.key_only {
                     for pair in &mut reply.pairs {
                         pair.value = Bytes::new();
