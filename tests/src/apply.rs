@@ -49,6 +49,8 @@ struct Checkpoint {
 pub struct Applied {
     pub seconds: f64,
     pub resolved: usize,
+    /// Entries of `expected.toml` whose statement the downstream took.
+    pub unneeded: usize,
     /// Recorded commits above the checkpoint when the Drainer was killed, if it was.
     pub killed_before: Option<u64>,
 }
@@ -66,7 +68,7 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
     let mut conn = session.mariadb.as_ref().context("a replay without MariaDB applies nothing")?.connect().await?;
     let rows_before = written(&mut conn).await?;
 
-    let mut applied = Applied { seconds: 0.0, resolved: 0, killed_before: None };
+    let mut applied = Applied { seconds: 0.0, resolved: 0, unneeded: 0, killed_before: None };
     let mut done: BTreeMap<u64, Instant> = BTreeMap::new();
     let (mut last, mut moved) = ((0, 0, 0), Instant::now());
     let mut line = Line::default();
@@ -112,6 +114,10 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
         tokio::time::sleep(POLL).await;
     }
     conn.disconnect().await?;
+    for entry in expected.resolve.iter().filter(|entry| !done.contains_key(&entry.commit_ts)) {
+        line.note(&format!("  WARNING  the resolution at {} was not needed: {}", entry.commit_ts, entry.reason));
+        applied.unneeded += 1;
+    }
     applied.seconds = start.elapsed().as_secs_f64();
     Ok(applied)
 }
