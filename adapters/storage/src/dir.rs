@@ -118,11 +118,8 @@ pub fn free_space(path: &Path) -> io::Result<Space> {
             return Err(error);
         }
     }
-    let block = u64::from(stat.f_frsize);
-    Ok(Space {
-        available: u64::from(stat.f_bavail).saturating_mul(block),
-        capacity: u64::from(stat.f_blocks).saturating_mul(block),
-    })
+    let block = stat.f_frsize;
+    Ok(Space { available: stat.f_bavail.saturating_mul(block), capacity: stat.f_blocks.saturating_mul(block) })
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ pub struct LogFiles {
 
 impl LogFiles {
     /// Creates `<data_dir>/log` where it is missing and makes it durable.
-    pub fn open(data_dir: &Path, done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static) -> Result<Self, DirError> {
+    pub fn open(
+        data_dir: &Path,
+        done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static,
+    ) -> Result<Self, DirError> {
         let dir = data_dir.join("log");
         create_dir(&dir)?;
         // Also when they existed: a crash may have come between their creation and the sync of their parents.

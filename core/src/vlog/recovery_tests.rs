@@ -1,1 +1,242 @@
+//! Recovery, case by case: damage of durable bytes, a crash at each of its steps, recycled slots.
 
+use super::format::{HeaderCopy, decode_header};
+use super::log::{IndexClaims, Placed};
+use super::tests::World;
+use crate::fault::Fault;
+use crate::ids::{LogPtr, SegmentId, SlotId};
+
+/// A log of several segments, every record in a batch of its own, flushed nowhere.
+fn long_log() -> World {
+    let mut world = World::new(5);
+    world.settle();
+    for _ in 0..40 {
+        world.stage_many(1);
+        world.settle();
+    }
+    assert!(world.log.durable_end().segment.raw() >= 4);
+    world
+}
+
+fn slot_of(world: &World, segment: SegmentId) -> SlotId {
+    let carries =
+        |bytes: &[u8]| matches!(decode_header(bytes), HeaderCopy::Valid { seal, .. } if seal.segment == segment);
+    *world.disk.files.iter().find(|(_, file)| carries(&file.visible)).expect("a slot").0
+}
+
+/// Changes a byte of a record on the disk.
+fn damage(world: &mut World, placed: Placed) {
+    let slot = slot_of(world, placed.ptr.segment);
+    let at = placed.ptr.offset as usize + 3;
+    world.disk.files.get_mut(&slot).unwrap().visible[at] ^= 0x10;
+    world.disk.settle();
+}
+
+fn damaged_at(fault: &Fault) -> LogPtr {
+    match fault {
+        Fault::LogDamaged { segment, offset, .. } => LogPtr { segment: *segment, offset: *offset },
+        other => panic!("{other}"),
+    }
+}
+
+/// Records of the newest segment, then all others.
+fn split(world: &World) -> (Vec<Placed>, Vec<Placed>) {
+    let newest = world.log.durable_end().segment;
+    world.placed().into_iter().partition(|placed| placed.ptr.segment == newest)
+}
+
+#[test]
+fn a_kill_and_then_a_power_loss() {
+    // What recovery read and served was never synced by the first life: only its copy keeps it.
+    let mut world = World::new(1);
+    world.settle();
+    world.stage_many(3);
+    world.seal();
+    world.run_one(1);
+    world.crash(false, 1, false);
+    world.settle();
+    assert_eq!(world.contents(), [1, 2, 3]);
+    world.crash(true, 1, false);
+    world.settle();
+    assert_eq!(world.contents(), [1, 2, 3]);
+    world.read_all();
+}
+
+#[test]
+fn a_crash_at_each_step_of_recovery_is_harmless() {
+    for power in [false, true] {
+        for steps in 0..60 {
+            for seed in 0..4 {
+                let mut world = World::new(seed);
+                world.settle();
+                world.stage_many(30);
+                while world.contents().len() < 20 {
+                    world.seal();
+                    world.run_one(1);
+                }
+                world.seal();
+                world.run_one(1);
+                let served = world.contents();
+                world.crash(false, 1, false);
+                for _ in 0..steps {
+                    world.run_one(1);
+                }
+                world.crash(power, steps, false);
+                world.settle();
+                assert!(world.ready);
+                assert!(world.contents().starts_with(&served), "power {power} steps {steps} seed {seed}");
+                world.read_all();
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_in_a_predecessor_is_a_fault_and_what_is_whole_stays_readable() {
+    let mut world = long_log();
+    let (newest, older) = split(&world);
+    let victim = older[older.len() / 2];
+    damage(&mut world, victim);
+    world.start_with(IndexClaims::default());
+    let at = damaged_at(&world.expect_fault());
+    assert_eq!(at.segment, victim.ptr.segment);
+    assert!(at.offset <= victim.ptr.offset && at.offset.is_multiple_of(4096));
+    assert!(world.read(older[0]).is_ok() && world.read(newest[0]).is_ok());
+    assert_eq!(damaged_at(&world.read(victim).unwrap_err()), victim.ptr);
+}
+
+#[test]
+fn damage_below_the_flushed_end_is_found_by_reads_only() {
+    let mut world = long_log();
+    let (_, older) = split(&world);
+    damage(&mut world, older[2]);
+    world.start(true);
+    world.settle();
+    assert!(world.ready);
+    assert_eq!(damaged_at(&world.read(older[2]).unwrap_err()), older[2].ptr);
+    assert!(world.read(older[3]).is_ok());
+}
+
+#[test]
+fn damage_before_a_later_batch_is_a_fault() {
+    let mut world = long_log();
+    while split(&world).0.len() < 3 {
+        world.stage_many(1);
+        world.settle();
+    }
+    let (newest, _) = split(&world);
+    // In the middle of the newest segment, and in its first batch.
+    for victim in [newest[1], newest[0]] {
+        damage(&mut world, victim);
+        world.start_with(IndexClaims::default());
+        assert_eq!(damaged_at(&world.expect_fault()).segment, victim.ptr.segment);
+    }
+}
+
+#[test]
+fn a_torn_last_batch_ends_the_log_unless_it_was_indexed() {
+    let mut world = long_log();
+    while split(&world).0.len() < 2 {
+        world.stage_many(1);
+        world.settle();
+    }
+    let claims = world.claims(false);
+    let last = *world.placed().last().unwrap();
+    damage(&mut world, last);
+    world.start_with(claims);
+    assert!(matches!(world.expect_fault(), Fault::LogBehindIndex { .. }));
+
+    // As if it had never been acknowledged: the log ends before it, and its bytes are never read again.
+    let start = LogPtr { offset: last.ptr.offset & !4095, ..last.ptr };
+    let count = world.placed().len();
+    world.start_with(IndexClaims { indexed_end: Some(start), flushed_end: None });
+    world.settle();
+    assert!(world.ready);
+    assert_eq!(world.placed().len(), count, "nothing was handed out as tail");
+    assert_eq!(damaged_at(&world.read(last).unwrap_err()), last.ptr);
+}
+
+#[test]
+fn files_that_do_not_belong_here_are_named() {
+    let mut world = long_log();
+    let (_, older) = split(&world);
+    let victim = older[older.len() / 2].ptr.segment;
+    let slot = slot_of(&world, victim);
+    let contents = world.disk.files[&slot].visible.clone();
+
+    // One header copy is enough.
+    let mut one = contents.clone();
+    one[..4096].fill(0);
+    world.disk.put(slot, one);
+    world.start(true);
+    world.settle();
+    assert!(world.ready);
+
+    world.disk.put(SlotId::new(900), contents.clone());
+    world.start(true);
+    assert!(world.expect_fault().to_string().contains("both claim to be this segment"));
+    world.disk.files.remove(&SlotId::new(900));
+
+    world.disk.files.remove(&slot);
+    world.start(true);
+    assert!(world.expect_fault().to_string().contains("segment is missing"));
+
+    let owner = super::format::Owner { node: [9; 16], cluster: crate::ids::ClusterId::new(42) };
+    let seal = super::format::Seal { segment: victim, salt: 1 };
+    let mut foreign = contents;
+    foreign[..8192].copy_from_slice(&super::format::encode_headers(owner, seal));
+    world.disk.put(slot, foreign);
+    world.start(true);
+    assert!(world.expect_fault().to_string().contains("belongs to another data directory"));
+}
+
+#[test]
+fn an_index_without_its_log_is_a_fault() {
+    let mut world = World::new(2);
+    let indexed_end = Some(LogPtr { segment: SegmentId::new(3), offset: 8192 });
+    world.start_with(IndexClaims { indexed_end, flushed_end: None });
+    assert!(matches!(world.expect_fault(), Fault::LogBehindIndex { .. }));
+}
+
+#[test]
+fn recycled_slots_bound_the_log() {
+    let mut world = World::new(4);
+    world.settle();
+    for round in 0..60 {
+        world.stage_many(4);
+        world.settle();
+        world.gc();
+        world.settle();
+        world.log.release();
+        if round % 7 == 3 {
+            world.crash(round % 2 == 0, round, true);
+            world.settle();
+            assert!(world.ready);
+        }
+        world.read_all();
+    }
+    assert!(world.log.durable_end().segment.raw() > 20, "many segments were written");
+    assert!(world.disk.files.len() < 10, "into {} files", world.disk.files.len());
+}
+
+#[test]
+fn after_a_failed_flush_nothing_is_written_and_reads_go_on() {
+    for failing in 0..2 {
+        let mut world = long_log();
+        world.stage_many(2);
+        world.seal();
+        for _ in 0..failing {
+            world.run_one(1);
+        }
+        world.disk.fail_next = true;
+        world.settle();
+        assert!(matches!(world.fault, Some(Fault::WriteFailed { .. })));
+        assert!(world.log.read_only().is_some() && !world.log.is_ready());
+        world.read_all();
+        let before: Vec<_> = world.disk.files.values().map(|file| file.visible.clone()).collect();
+        world.stage_many(2);
+        world.settle();
+        assert_eq!(world.log.staged_bytes(), 0);
+        assert_eq!(before, world.disk.files.values().map(|file| file.visible.clone()).collect::<Vec<_>>());
+    }
+}

@@ -93,7 +93,7 @@ impl Disk {
                     std::mem::take(&mut self.files.get_mut(slot).expect("sync of a file that exists").dirty);
                 let mut lost = BTreeSet::new();
                 if fail {
-                    lost = dirty.iter().copied().filter(|_| self.rng.next() % 2 == 0).collect();
+                    lost = dirty.iter().copied().filter(|_| self.rng.next().is_multiple_of(2)).collect();
                     dirty.retain(|page| !lost.contains(page));
                 }
                 let file = self.files.get_mut(slot).expect("it was there");

@@ -122,7 +122,7 @@ impl World {
     /// The process ends; the index keeps `keep` of what it had not flushed.
     pub fn crash(&mut self, power: bool, keep: usize, flushed: bool) {
         if let Some((_, op)) = self.queue.front()
-            && keep % 2 == 0
+            && keep.is_multiple_of(2)
         {
             let op = op.clone();
             self.disk.crash_within(&op);
@@ -176,6 +176,9 @@ impl World {
             at = self.queue.iter().position(|(_, op)| matches!(op, LogOp::Read { .. })).unwrap_or(0);
         }
         let Some((op, request)) = self.queue.remove(at) else { return false };
+        if let (LogOp::Read { len, .. }, false) = (&request, self.ready) {
+            assert!(*len <= 1 << 20, "recovery reads in bounded pieces");
+        }
         let failing = self.disk.fail_next;
         let result = self.disk.execute(&request);
         self.injected |= failing && !self.disk.fail_next;
@@ -257,6 +260,25 @@ impl World {
             let read = self.reads.remove(&p.commit_ts.raw()).expect("every read is answered");
             assert_eq!(read.as_ref(), Ok(&self.records[&p.commit_ts.raw()]), "{p:?}");
         }
+    }
+
+    /// Recovers a log that somebody damaged.
+    pub fn expect_fault(&mut self) -> Fault {
+        self.injected = true;
+        self.settle();
+        assert!(!self.ready && !self.log.is_ready());
+        self.fault.clone().expect("a fault")
+    }
+
+    pub fn placed(&self) -> Vec<Placed> {
+        self.index.iter().filter_map(|entry| entry.placed).collect()
+    }
+
+    /// The answer to one read.
+    pub fn read(&mut self, placed: Placed) -> Result<Record, Fault> {
+        self.ops(|log, ops| log.read(placed.ptr, placed.len, u64::MAX, ops));
+        while self.run_one(0) {}
+        self.reads.remove(&u64::MAX).expect("an answer")
     }
 
     pub fn contents(&self) -> Vec<u64> {

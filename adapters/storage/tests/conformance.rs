@@ -1,0 +1,251 @@
+//! Behaviour of the log-file port and of the index port that the machines rely on, on real files.
+
+use binlog_core::fault::IoFault;
+use binlog_core::ids::{OpId, SlotId};
+use binlog_core::index::op::{Change, IndexOp, IndexReply};
+use binlog_core::vlog::op::{LogOp, LogReply};
+use binlog_storage::index_store::{IndexOptions, IndexStore};
+use binlog_storage::log_files::LogFiles;
+use bytes::Bytes;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// Only a test that hangs waits this long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Log {
+    port: LogFiles,
+    done: Receiver<(OpId, Result<LogReply, IoFault>)>,
+    next: u64,
+}
+
+impl Log {
+    fn open(dir: &Path) -> Self {
+        let (send, done) = channel();
+        let port = LogFiles::open(dir, move |op, result| drop(send.send((op, result)))).unwrap();
+        Self { port, done, next: 0 }
+    }
+
+    fn submit(&mut self, request: LogOp) -> OpId {
+        self.next += 1;
+        self.port.submit(OpId::new(self.next), request);
+        OpId::new(self.next)
+    }
+
+    fn call(&mut self, request: LogOp) -> Result<LogReply, IoFault> {
+        let op = self.submit(request);
+        let (answered, result) = self.done.recv_timeout(DEADLINE).expect("an answer");
+        assert_eq!(answered, op);
+        result
+    }
+
+    fn read(&mut self, slot: u64, offset: u64, len: u64) -> Bytes {
+        match self.call(LogOp::Read { slot: SlotId::new(slot), offset, len }).unwrap() {
+            LogReply::Data(data) => data,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn list(&mut self) -> Vec<(u64, u64)> {
+        match self.call(LogOp::List).unwrap() {
+            LogReply::Slots(slots) => slots.into_iter().map(|(slot, len)| (slot.raw(), len)).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn write(&mut self, slot: u64, offset: u64, parts: Vec<Bytes>) {
+        let slot = SlotId::new(slot);
+        assert!(matches!(self.call(LogOp::Write { slot, offset, parts }), Ok(LogReply::Written)));
+        assert!(matches!(self.call(LogOp::Sync { slot }), Ok(LogReply::Synced)));
+    }
+}
+
+#[test]
+fn log_files_keep_what_was_written() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("not/yet");
+    let mut log = Log::open(&data);
+    assert_eq!(log.list(), []);
+    for slot in [12, 3] {
+        assert!(matches!(log.call(LogOp::Create { slot: SlotId::new(slot) }), Ok(LogReply::Created)));
+    }
+    assert!(log.call(LogOp::Create { slot: SlotId::new(3) }).is_err(), "an existing file is not created again");
+    assert_eq!(log.list(), [(3, 0), (12, 0)]);
+
+    // More parts than one system call takes, empty ones among them.
+    let parts: Vec<Bytes> = (0..3000usize).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
+    let all = parts.concat();
+    log.write(3, 4096, parts);
+    assert_eq!(log.read(3, 4096, 1 << 40), all, "no more memory than the file has bytes");
+    assert_eq!(log.read(3, 4090, 8), [&[0; 6][..], &all[..2]].concat());
+    assert_eq!(log.read(3, 4096 + all.len() as u64 - 2, 10), all[all.len() - 2..], "fewer at the end");
+    assert_eq!(log.read(3, 1 << 50, 10), Bytes::new());
+    log.write(3, 4096, vec![Bytes::from_static(b"over")]);
+
+    let missing = SlotId::new(4);
+    for request in [
+        LogOp::Read { slot: missing, offset: 0, len: 1 },
+        LogOp::Write { slot: missing, offset: 0, parts: vec![] },
+        LogOp::Sync { slot: missing },
+    ] {
+        let fault = log.call(request).unwrap_err();
+        assert!(matches!(&fault, IoFault::NotFound(text) if text.contains("000004.slot")), "{fault}");
+    }
+    for stranger in ["readme", "12.slot", "x.slot", "000001.slot.tmp"] {
+        fs::write(data.join("log").join(stranger), "x").unwrap();
+    }
+    drop(log);
+
+    let mut log = Log::open(&data);
+    assert_eq!(log.list(), [(3, 4096 + all.len() as u64), (12, 0)]);
+    assert_eq!(log.read(3, 4096, all.len() as u64), [b"over", &all[4..]].concat());
+    assert!(data.join("log/000012.slot").exists());
+}
+
+#[test]
+fn log_files_answer_in_order_and_finish_before_they_close() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = Log::open(root.path());
+    let slot = SlotId::new(1);
+    let mut expected = vec![log.submit(LogOp::Create { slot })];
+    for i in 0..50u64 {
+        expected.push(log.submit(LogOp::Write {
+            slot,
+            offset: i * 4096,
+            parts: vec![Bytes::from(vec![i as u8; 4096])],
+        }));
+        expected.push(log.submit(LogOp::Sync { slot }));
+    }
+    let Log { port, done, .. } = log;
+    drop(port);
+    let answers: Vec<_> = done.iter().map(|(op, result)| result.map(|_| op).unwrap()).collect();
+    assert_eq!(answers, expected);
+    assert_eq!(fs::metadata(root.path().join("log/000001.slot")).unwrap().len(), 50 * 4096);
+}
+
+struct Index {
+    port: IndexStore,
+    done: Receiver<(OpId, Result<IndexReply, IoFault>)>,
+    next: u64,
+}
+
+impl Index {
+    fn open(dir: &Path) -> Self {
+        let (send, done) = channel();
+        let options = IndexOptions { write_buffer_bytes: 1 << 20, cache_bytes: 1 << 20 };
+        let port = IndexStore::open(dir, options, move |op, result| drop(send.send((op, result)))).unwrap();
+        Self { port, done, next: 0 }
+    }
+
+    fn call(&mut self, request: IndexOp) -> IndexReply {
+        self.next += 1;
+        self.port.submit(OpId::new(self.next), request);
+        let (op, result) = self.done.recv_timeout(DEADLINE).expect("an answer");
+        assert_eq!(op, OpId::new(self.next));
+        result.unwrap()
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        assert!(matches!(self.call(IndexOp::Apply(changes)), IndexReply::Applied));
+    }
+
+    fn scan(&mut self, from: &'static str, to: &'static str, limit: usize) -> Vec<(String, String)> {
+        let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        match self.call(IndexOp::Scan { from: from.into(), to: to.into(), limit }) {
+            IndexReply::Pairs(pairs) => pairs.into_iter().map(|(k, v)| (text(k), text(v))).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn put(key: &'static str, value: &'static str) -> Change {
+    Change::Put(key.into(), value.into())
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+#[test]
+fn index_applies_scans_and_keeps() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("deep/index");
+    let mut index = Index::open(&path);
+    index.apply(vec![put("a", "1"), put("b", "2"), put("c", "3"), put("d", "4"), put("e", "")]);
+    assert_eq!(index.scan("b", "d", 10), pairs(&[("b", "2"), ("c", "3")]));
+    assert_eq!(index.scan("a", "z", 2), pairs(&[("a", "1"), ("b", "2")]));
+    assert_eq!(index.scan("d", "b", 10), []);
+    assert_eq!(index.scan("b", "b", 10), []);
+    // Later changes of one batch win over earlier ones.
+    index.apply(vec![
+        put("b", "x"),
+        Change::DeleteRange("b".into(), "d".into()),
+        put("c", "again"),
+        Change::Delete("a".into()),
+        Change::DeleteRange("z".into(), "a".into()),
+    ]);
+    match index.call(IndexOp::Get(vec!["c".into(), "a".into(), "e".into(), "b".into()])) {
+        IndexReply::Values(values) => {
+            assert_eq!(values, [Some("again".into()), None, Some(Bytes::new()), None]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed));
+    assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed), "with nothing to flush too");
+    index.apply(vec![put("f", "6")]);
+    drop(index);
+    let mut index = Index::open(&path);
+    assert_eq!(index.scan("a", "z", 10), pairs(&[("c", "again"), ("d", "4"), ("e", ""), ("f", "6")]));
+}
+
+/// SIGKILL leaves everything that was flushed, and of the rest a prefix of whole batches.
+#[test]
+fn index_leaves_a_prefix_of_whole_batches() {
+    const VICTIM: &str = "BINLOG_TEST_INDEX_VICTIM";
+    const FLUSH_AT: u64 = 150;
+    let key = |i: u64, part: u8| Bytes::from([&i.to_be_bytes()[..], &[part]].concat());
+    if let Some(path) = std::env::var_os(VICTIM) {
+        let mut index = Index::open(Path::new(&path));
+        for i in 0.. {
+            // Memtables of 1 MiB are switched and flushed without being asked, about every fifty batches.
+            let value = Bytes::from(vec![i as u8; 10_000]);
+            index.apply(vec![Change::Put(key(i, 0), value.clone()), Change::Put(key(i, 1), value)]);
+            if i == FLUSH_AT {
+                index.call(IndexOp::Flush);
+            }
+            println!("applied {i}");
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    for kill_at in [FLUSH_AT, 333] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "index_leaves_a_prefix_of_whole_batches", "--nocapture"])
+            .env(VICTIM, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let wanted = format!("applied {kill_at}");
+        assert!(lines.map_while(Result::ok).any(|line| line == wanted), "the child ended early");
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let mut index = Index::open(&path);
+        let reply = index.call(IndexOp::Scan { from: key(0, 0), to: key(u64::MAX, 255), limit: usize::MAX });
+        let IndexReply::Pairs(found) = reply else { panic!("pairs") };
+        let expected: Vec<_> = (0..found.len() as u64 / 2).flat_map(|i| [key(i, 0), key(i, 1)]).collect();
+        assert_eq!(
+            found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            expected,
+            "whole batches, without a hole"
+        );
+        assert!(expected.len() as u64 / 2 > FLUSH_AT);
+        drop(index);
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
