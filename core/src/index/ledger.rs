@@ -297,6 +297,9 @@ impl Ledger {
                 out.places.push(place);
                 if fact.commit_ts <= view.gc {
                     self.counters.commits_below_gc += 1;
+                } else if late && source == Source::Verdict {
+                    // The client gave up this pump's acknowledgement; another pump has delivered it (rules 4).
+                    self.counters.repeated_commits += 1;
                 } else if late {
                     broken("commit at or below the watermark that is not indexed", fact, out);
                 } else {

@@ -282,6 +282,10 @@ impl Pump {
 
     pub(super) fn on_log_ready(&mut self, end: LogPtr) {
         self.written_end = end;
+        // The log's own word on GC: the index may have lost its latest batches.
+        if let Some((gc, _)) = self.log.gc() {
+            self.gc = self.gc.max(gc);
+        }
         self.end_of_tail();
     }
 

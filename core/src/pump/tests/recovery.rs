@@ -78,3 +78,56 @@ fn a_foreign_index_is_refused() {
     assert!(world.written(p(2)).unwrap_err().to_string().contains("another data directory"));
     assert!(world.ended[&1].is_err() && world.registry.is_empty());
 }
+
+#[test]
+fn the_index_is_flushed_after_a_minute_and_at_rotation() {
+    let mut world = World::new(PumpConfig { fake_interval_ms: 1 << 40, ..config() });
+    world.start();
+    world.pass_ms(61_000);
+    assert_eq!(world.unflushed(), 0);
+    for payload in [p(1), c(1, 2)] {
+        world.written(payload).unwrap();
+    }
+    assert!(world.pump.status().flushed < world.pump.status().indexed);
+    world.pass_ms(61_000);
+    let status = world.pump.status();
+    assert_eq!(status.flushed, status.indexed);
+    // A later batch carries the note; the next start does not verify what it covers.
+    let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, fake_interval_ms: 1 << 40, ..config() });
+    world.start();
+    for start in 1..=40 {
+        world.written(p(start)).unwrap();
+    }
+    let status = world.pump.status();
+    assert!(status.durable.segment.raw() > 1, "{status:?}");
+    assert!(status.flushed.offset > 0, "{status:?}");
+    world.crash(0);
+    world.start();
+    assert_eq!(world.pump.status().undecided, 40);
+}
+
+/// More entries than one request of the start reads.
+#[test]
+fn long_queues_are_loaded_in_chunks() {
+    let mut world = World::online();
+    for start in 1..=2500 {
+        world.write(p(start));
+    }
+    world.run();
+    // 1 stays undecided, so all these commits lie above the watermark.
+    for start in 2..=1300 {
+        world.write(c(start, start + 5000));
+    }
+    world.run();
+    world.crash(usize::MAX);
+    world.start();
+    assert_eq!(world.pump.status().undecided, 1201);
+    for start in (1..=1).chain(1301..=2500) {
+        world.write(r(start));
+    }
+    world.run();
+    assert_eq!((world.watermark(), world.pump.status().undecided), (6300, 0));
+    world.pull(1, 0, 1 << 30);
+    world.run();
+    assert_eq!(world.commits(1), (5002..=6300).collect::<Vec<_>>());
+}

@@ -184,3 +184,34 @@ fn space_refuses_prewrites_only() {
     world.give(Input::Space { available: 120, capacity: 1000 });
     assert_eq!(world.written(p(3)), Ok(()));
 }
+
+#[test]
+fn a_repeated_commit_does_not_touch_the_index() {
+    let mut world = World::online();
+    for payload in [p(1), p(5), c(5, 10)] {
+        world.written(payload).unwrap();
+    }
+    let key = crate::index::key::commit(crate::ids::CommitTs::new(10));
+    let before = world.indexed(&key).cloned();
+    assert!(before.is_some());
+    world.written(c(5, 10)).unwrap();
+    assert_eq!(world.indexed(&key).cloned(), before, "its place in the order is the first one's (trap T7)");
+    assert_eq!(world.pump.status().counters.repeated_commits, 1);
+}
+
+#[test]
+fn the_driver_stops_reading_when_much_is_staged() {
+    use crate::pump::machine::Class;
+    let config = crate::pump::config::PumpConfig { max_payload_bytes: 100 << 20, ..super::world::config() };
+    let mut world = World::new(config);
+    world.start();
+    let big = |start: u64| [p(start), vec![0x22, 0x80, 0x80, 0x80, 0x14].into(), vec![0; 40 << 20].into()].concat();
+    for (start, ready) in [(1, true), (2, false)] {
+        world.write(big(start).into());
+        assert_eq!(world.pump.ready_for(Class::Write), ready, "{start}");
+        assert!(world.pump.ready_for(Class::Other));
+    }
+    world.run();
+    assert!(world.pump.ready_for(Class::Write));
+    assert!(world.replies.values().all(Result::is_ok));
+}
