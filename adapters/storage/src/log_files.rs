@@ -104,6 +104,8 @@ impl Slots {
 
     fn list(&self) -> Result<Vec<(SlotId, u64)>, IoFault> {
         let fault = |error: io::Error| io_fault("list of", &self.dir, &error);
+        // A file whose creation a crash cut short is listed, and the log may reuse it: then its entry has to be durable.
+        sync_dir(&self.dir).map_err(fault)?;
         let mut slots = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(fault)? {
             let entry = entry.map_err(fault)?;
