@@ -209,7 +209,6 @@ impl Clients {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn acknowledged_and_committed_is_streamed_once_and_in_order(actions in proptest::collection::vec(action(), 1..120)) {
         let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
