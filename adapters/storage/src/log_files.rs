@@ -37,9 +37,13 @@ impl LogFiles {
     ) -> Result<Self, DirError> {
         let dir = data_dir.join("log");
         create_dir(&dir)?;
-        // Also when they existed: a crash may have come between their creation and the sync of their parents.
-        for parent in [parent_of(&dir), parent_of(parent_of(&dir))] {
-            sync_dir(parent).map_err(DirError::io("cannot sync directory", parent))?;
+        // Also when it existed: a crash may have come between its creation and the sync of the data directory. Further up
+        // lies what `create_dir` made durable at once, or what was there before us.
+        sync_dir(data_dir).map_err(DirError::io("cannot sync directory", data_dir))?;
+        match sync_dir(parent_of(data_dir)) {
+            // The operator's directory, which we may only pass through.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            other => other.map_err(DirError::io("cannot sync directory", parent_of(data_dir)))?,
         }
         let done: LogDone = Arc::new(done);
         let slots = Arc::new(Slots { dir: dir.clone(), open: Mutex::default() });
@@ -100,6 +104,8 @@ impl Slots {
 
     fn list(&self) -> Result<Vec<(SlotId, u64)>, IoFault> {
         let fault = |error: io::Error| io_fault("list of", &self.dir, &error);
+        // A file whose creation a crash cut short is listed, and the log may reuse it: then its entry has to be durable.
+        sync_dir(&self.dir).map_err(fault)?;
         let mut slots = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(fault)? {
             let entry = entry.map_err(fault)?;

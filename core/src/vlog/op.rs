@@ -7,7 +7,8 @@ use bytes::Bytes;
 /// from the slot's first use on.
 #[derive(Debug, Clone)]
 pub enum LogOp {
-    /// All slot files with their sizes in bytes, ascending by id.
+    /// All slot files with their sizes in bytes, ascending by id. Their directory entries are durable when the answer comes (the
+    /// directory is synced first): a file whose creation a crash cut short may be reused.
     List,
     /// Create an empty slot file, sync it and the directory (and, on first use, every parent directory).
     Create { slot: SlotId },

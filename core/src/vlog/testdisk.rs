@@ -3,7 +3,8 @@
 //! * Kill: what was written stays readable. Power loss: each un-synced page of 4 KiB is kept, lost, torn by sector or garbled,
 //!   independently of the others.
 //! * A failed sync leaves pages that read new, count as clean, are not touched by a later sync and vanish with the power.
-//! * A failed write leaves a prefix. A file that is being created may or may not exist after a crash.
+//! * A failed write leaves a prefix. A file that was being created may or may not exist after a kill, and one that exists then
+//!   may vanish with the power until its directory is synced.
 
 use super::op::{LogOp, LogReply};
 use super::segment::Salts;
@@ -29,6 +30,8 @@ pub struct File {
     dirty: BTreeSet<usize>,
     /// Dropped by a failed sync: readable, clean, not durable.
     lost: BTreeSet<usize>,
+    /// The directory knows the file, but perhaps not after a power loss.
+    entry_is_loose: bool,
 }
 
 impl Disk {
@@ -59,6 +62,9 @@ impl Disk {
         let error = || IoFault::NoSpace("injected".to_owned());
         match op {
             LogOp::List => {
+                for file in self.files.values_mut() {
+                    file.entry_is_loose = false;
+                }
                 Ok(LogReply::Slots(self.files.iter().map(|(slot, f)| (*slot, f.visible.len() as u64)).collect()))
             }
             LogOp::Create { slot } => {
@@ -66,7 +72,7 @@ impl Disk {
                     return Err(error());
                 }
                 assert!(!self.files.contains_key(slot), "slot {slot} is created twice");
-                self.files.insert(*slot, File::default());
+                self.files.insert(*slot, File { entry_is_loose: fail, ..File::default() });
                 if fail { Err(error()) } else { Ok(LogReply::Created) }
             }
             LogOp::Write { slot, offset, parts } => {
@@ -117,6 +123,9 @@ impl Disk {
         let slots: Vec<_> = self.files.keys().copied().collect();
         for slot in slots {
             let mut file = self.files.remove(&slot).expect("listed");
+            if file.entry_is_loose && self.below(2) == 0 {
+                continue;
+            }
             for page in std::mem::take(&mut file.dirty) {
                 match self.below(4) {
                     0 => {}
@@ -151,6 +160,9 @@ impl Disk {
     pub fn crash_within(&mut self, op: &LogOp) {
         match op {
             LogOp::Create { .. } if self.below(2) == 0 => {}
+            LogOp::Create { slot } => {
+                self.files.insert(*slot, File { entry_is_loose: true, ..File::default() });
+            }
             LogOp::Read { .. } | LogOp::List => {}
             op => drop(self.execute(op)),
         }
