@@ -7,9 +7,10 @@
 use crate::config::{DDL_SQL_MODE, literal, quoted};
 use crate::definition::{Definitions, Verdict};
 use crate::error::{Class, Failure, ServerError, shortened};
-use crate::session::{Dialect, Session, bytes_at, text_at, u64_at, wire};
+use crate::session::{Session, bytes_at, text_at, u64_at, wire};
 use binlog_core::ids::CommitTs;
 use binlog_core::sink::op::{Ddl, SinkError};
+use binlog_core::sink::sql::Dialect;
 use binlog_core::sink::value::SqlValue;
 
 /// How long one operation waits for a session that still runs a DDL; after it, `Retry`.

@@ -6,8 +6,9 @@
 
 use crate::config::{DEFINITION_SQL_MODE, quoted};
 use crate::error::Failure;
-use crate::session::{Dialect, Session, text_at};
+use crate::session::{Session, text_at};
 use binlog_core::sink::op::{DdlGoal, SinkError};
+use binlog_core::sink::sql::Dialect;
 use mysql_async::Value;
 use serde::{Deserialize, Serialize};
 

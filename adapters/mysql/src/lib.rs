@@ -27,6 +27,6 @@ pub mod sink;
 pub mod tables;
 mod warnings;
 
+pub use binlog_core::sink::sql::Dialect;
 pub use config::MysqlConfig;
-pub use session::Dialect;
 pub use sink::{KEEP_ALIVE_INTERVAL, MysqlSink};

@@ -15,7 +15,9 @@ impl Session {
         let rendered = Rendered::new(checkpoint, state)?;
         self.begin().await?;
         let done = self.write_generation(&rendered, state).await;
-        self.finish(done).await
+        self.finish(done).await?;
+        self.known_text = Some(rendered.checkpoint.into_bytes());
+        Ok(())
     }
 
     async fn write_generation(&mut self, rendered: &Rendered, state: &SinkState) -> Result<(), SinkError> {
@@ -46,6 +48,7 @@ impl Session {
         self.begin().await?;
         let done = self.write_progress(checkpoint, &rendered, state, delete).await;
         self.finish(done).await?;
+        self.known_text = Some(rendered.checkpoint.into_bytes());
         self.journal_used = false;
         Ok(())
     }
@@ -67,7 +70,10 @@ impl Session {
                 stored.generation, state.generation
             )));
         }
-        if self.checkpoint_text(true).await? != Some(stored.checkpoint_text) {
+        // Not only "the row is what is stored beside it": the Save of a dead session may have been committed after our Open,
+        // and our list would not know what it deleted.
+        let row = self.checkpoint_text(true).await?;
+        if row != self.known_text || row != Some(stored.checkpoint_text) {
             return Err(SinkError::Rewind("the checkpoint row was changed by somebody else".to_owned()));
         }
         self.write_rows(rendered, state.generation).await?;

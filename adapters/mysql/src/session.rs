@@ -6,32 +6,12 @@
 use crate::config::{DEFAULT_SQL_MODE, MysqlConfig, Names, literal, param_literal, quoted};
 use crate::error::{Class, Failure};
 use binlog_core::sink::op::SinkError;
+use binlog_core::sink::sql::Dialect;
 use binlog_core::sink::value::SqlValue;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Params, Row, Value};
 use std::future::Future;
 use std::time::Duration;
-
-/// Which server answers; decided from `@@version`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    MySql,
-    MariaDb,
-    TiDb,
-}
-
-impl Dialect {
-    fn of(version: &str) -> Self {
-        let version = version.to_ascii_lowercase();
-        if version.contains("tidb") {
-            Self::TiDb
-        } else if version.contains("mariadb") {
-            Self::MariaDb
-        } else {
-            Self::MySql
-        }
-    }
-}
 
 /// A connected and configured session.
 pub struct Session {
@@ -46,6 +26,8 @@ pub struct Session {
     pub(crate) version: String,
     /// The journal may hold rows that a Save can remove.
     pub(crate) journal_used: bool,
+    /// The checkpoint row as this session last read or wrote it: a Save must find it so.
+    pub(crate) known_text: Option<Vec<u8>>,
     dialect: Dialect,
     read_timeout: Duration,
 }
@@ -105,6 +87,7 @@ impl Session {
             packet_limit: 0,
             version: String::new(),
             journal_used: true,
+            known_text: None,
             dialect: Dialect::MySql,
             read_timeout: config.read_timeout,
         };
@@ -117,7 +100,7 @@ impl Session {
         let rows = self.query_rows(LOOK).await.map_err(|f| f.environment(LOOK))?;
         let row = rows.first();
         self.version = row.and_then(|r| text_at(r, 0)).unwrap_or_default();
-        self.dialect = Dialect::of(&self.version);
+        self.dialect = Dialect::of_version(&self.version);
         let limit = row.and_then(|r| u64_at(r, 1)).unwrap_or(0);
         self.packet_limit = usize::try_from(limit).unwrap_or(usize::MAX);
 
@@ -135,8 +118,11 @@ impl Session {
         for statement in &required {
             self.query_drop(statement).await.map_err(|f| f.environment(statement))?;
         }
-        // TiDB's own, and one that TiDB may lack: a server that does not know them does not need them.
+        // MariaDB's, TiDB's own, and one that TiDB may lack: a server that does not know them does not need them. What the
+        // upstream accepted is stored: its CHECK constraints were checked there or, in old releases, never; and MariaDB's own
+        // constraint on JSON columns refuses documents of more than 31 levels.
         let optional = [
+            "SET SESSION check_constraint_checks = 0",
             "SET SESSION max_error_count = 65535",
             "SET SESSION allow_auto_random_explicit_insert = 1",
             "SET SESSION tidb_txn_mode = 'optimistic'",
@@ -405,7 +391,7 @@ mod tests {
             ("5.7.25-TiDB-v6.6.0", Dialect::TiDb),
             ("8.0.36", Dialect::MySql),
         ] {
-            assert_eq!(Dialect::of(version), want);
+            assert_eq!(Dialect::of_version(version), want);
         }
     }
 }

@@ -4,9 +4,10 @@
 //! the sink's own.
 
 use crate::config::MysqlConfig;
-use crate::session::{Dialect, Session};
+use crate::session::Session;
 use crate::tables::UnfinishedDdl;
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
+use binlog_core::sink::sql::Dialect;
 use std::time::Duration;
 
 /// The driver calls [`MysqlSink::keep_alive`] this often while idle: three times within the sessions' `wait_timeout`.

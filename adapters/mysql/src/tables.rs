@@ -102,10 +102,12 @@ impl Session {
         }
         let read = self.read_snapshot().await;
         self.rollback().await;
-        read
+        let (opened, unfinished, text) = read?;
+        self.known_text = text;
+        Ok((opened, unfinished))
     }
 
-    async fn read_snapshot(&mut self) -> Result<(Opened, Vec<UnfinishedDdl>), SinkError> {
+    async fn read_snapshot(&mut self) -> Result<(Opened, Vec<UnfinishedDdl>, Option<Vec<u8>>), SinkError> {
         let n = self.names.clone();
         let row_text = self.checkpoint_text(false).await?;
         let checkpoint = match &row_text {
@@ -121,7 +123,7 @@ impl Session {
         let mut state = None;
         if let Some(stored) = self.stored_state(false).await? {
             last_generation = stored.generation;
-            if row_text.is_some() && row_text == Some(stored.checkpoint_text) {
+            if row_text.is_some() && row_text.as_ref() == Some(&stored.checkpoint_text) {
                 let parsed: SinkState = serde_json::from_slice(&stored.state).map_err(|e| {
                     SinkError::Fatal(format!("{} ({}): state is not ours to read: {e}", n.state, n.owner))
                 })?;
@@ -144,8 +146,9 @@ impl Session {
             None => BTreeSet::new(),
         };
         let unfinished = self.unfinished().await?;
-        let opened = Opened { checkpoint, state, last_generation, recorded, server: String::new() };
-        Ok((opened, unfinished))
+        let (dialect, server) = (self.dialect(), String::new());
+        let opened = Opened { checkpoint, state, last_generation, recorded, dialect, server };
+        Ok((opened, unfinished, row_text))
     }
 
     /// Bytes of the checkpoint row; `None`: there is no row.

@@ -43,6 +43,8 @@ impl NodeFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirIdentity {
     pub uuid: [u8; 16],
+    /// The directory held no value log before.
+    pub is_new: bool,
 }
 
 impl DirIdentity {
@@ -55,8 +57,14 @@ impl DirIdentity {
                 what: "does not hold 32 hexadecimal digits; restore it from a copy of this directory".to_owned(),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A new identity beside an old log would declare everything in it void.
+                if data_dir.join("log").exists() {
+                    let what =
+                        "is missing, but there is a value log beside it; restore it from a copy of this directory";
+                    return Err(DirError::Bad { path, what: what.to_owned() });
+                }
                 let uuid = random().map_err(DirError::io("cannot read", Path::new(RANDOM)))?;
-                let identity = Self { uuid };
+                let identity = Self { uuid, is_new: true };
                 replace_file(&path, format!("{}\n", identity.token()).as_bytes())?;
                 Ok(identity)
             }
@@ -75,7 +83,7 @@ fn parse(text: &str) -> Option<DirIdentity> {
     if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    Some(DirIdentity { uuid: u128::from_str_radix(text, 16).ok()?.to_be_bytes() })
+    Some(DirIdentity { uuid: u128::from_str_radix(text, 16).ok()?.to_be_bytes(), is_new: false })
 }
 
 /// Sixteen random bytes, also good as a seed of the log's salts.

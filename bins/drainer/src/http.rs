@@ -42,9 +42,7 @@ async fn status(asker: StatusAsker) -> Response {
 
 async fn commit_ts(asker: StatusAsker) -> Response {
     match asker.ask(Input::Tick).await {
-        Some(status) => {
-            envelope("get drainer's latest ts success!".to_owned(), OK, json!({ "ts": status.last_ts }))
-        }
+        Some(status) => envelope("get drainer's latest ts success!".to_owned(), OK, json!({ "ts": status.last_ts })),
         None => envelope("drainer is shutting down".to_owned(), OTHER, Value::Null),
     }
 }

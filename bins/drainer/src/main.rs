@@ -88,10 +88,10 @@ async fn run(config: DrainerSettings) -> anyhow::Result<u8> {
     let [release, commit, built, ..] = version::fields();
     tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Drainer");
     tracing::info!(?config, "configuration");
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
     // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).
-    let listener = TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let listener =
+        TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
     tracing::info!(
         node_id = node_id.as_str(),
         listen = config.addr,

@@ -20,7 +20,10 @@ use binlog_runtime::args::{self, Invocation, Program, StartError};
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
 use binlog_runtime::{driver, host, logs, retry, signals, status, version};
-use binlog_storage::{DataDir, IndexStore, LogFiles, free_space};
+use binlog_storage::dir::{DirLock, create_dir, free_space};
+use binlog_storage::identity::{DirIdentity, NodeFile};
+use binlog_storage::index_store::{IndexOptions, IndexStore};
+use binlog_storage::log_files::LogFiles;
 use ports::{Ports, Request};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -88,12 +91,17 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
     let [release, commit, built, ..] = version::fields();
     tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Pump");
     tracing::info!(?config, "configuration");
+    let dir = Path::new(&config.data_dir);
+    create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
-    let dir = DataDir::open(&config.data_dir)?;
+    let lock = DirLock::take(dir)?;
+    refuse_original(dir)?;
     let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
     let fallback = format!("{}:{port}", host::hostname());
-    let node_id = dir.node_id(config.node_id.as_ref(), &fallback)?;
-    let listener = TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let node_id = NodeFile::resolve(dir, config.node_id.as_ref().map(NodeId::as_str), &fallback)?;
+    let identity = DirIdentity::load(dir)?;
+    let listener =
+        TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
     tracing::info!(
         node_id = node_id.as_str(),
         listen = config.addr,
@@ -129,15 +137,14 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
         let _ = serving_stopped.await;
     }));
 
-    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &dir, previous.as_ref())?);
+    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let mut ports = Ports {
-        log: LogFiles::open(dir.path(), Box::new(move |op, result| log_sender.complete(Input::LogDone { op, result })))?,
-        index: IndexStore::open(
-            dir.path(),
-            Box::new(move |op, result| index_sender.complete(Input::IndexDone { op, result })),
-        )?,
+        log: LogFiles::open(dir, move |op, result| log_sender.complete(Input::LogDone { op, result }))?,
+        index: IndexStore::open(&dir.join("index"), IndexOptions::default(), move |op, result| {
+            index_sender.complete(Input::IndexDone { op, result });
+        })?,
         pd,
         registry,
         sender: sender.clone(),
@@ -150,8 +157,9 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
     ports.calls = ports::Calls::default();
     drop(stop_serving);
     let _ = serving.await;
+    // The ports end their threads before the directory is released.
     drop(ports);
-    drop(dir);
+    drop(lock);
     Ok(code)
 }
 
@@ -159,11 +167,11 @@ fn machine_config(
     config: &PumpSettings,
     node_id: NodeId,
     pd: &PdClient,
-    dir: &DataDir,
+    identity: &DirIdentity,
     previous: Option<&NodeStatus>,
 ) -> anyhow::Result<PumpConfig> {
     let previous = previous.map(|status| status.state);
-    let wiped = dir.is_new() && previous.is_some_and(|state| state != NodeState::Offline);
+    let wiped = identity.is_new && previous.is_some_and(|state| state != NodeState::Offline);
     if wiped {
         tracing::warn!(
             node_id = node_id.as_str(),
@@ -175,8 +183,8 @@ fn machine_config(
         node_id,
         advertise_addr: config.advertise_addr.clone(),
         cluster: pd.cluster_id(),
-        node_uuid: dir.uuid(),
-        token: dir.token(),
+        node_uuid: identity.uuid,
+        token: identity.token(),
         seed: getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?,
         segment_bytes: config.segment_bytes,
         max_batch_bytes: MAX_BATCH_BYTES,
@@ -189,6 +197,20 @@ fn machine_config(
         previous,
         wiped_directory_tso_needed: wiped,
     })
+}
+
+/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
+fn refuse_original(dir: &Path) -> anyhow::Result<()> {
+    for name in ["value", "kv"] {
+        let path = dir.join(name);
+        anyhow::ensure!(
+            !path.exists(),
+            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
+             another data-dir",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
@@ -231,6 +253,6 @@ async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
 }
 
 fn look_at_space(dir: &Path) -> std::io::Result<Input> {
-    let (available, capacity) = free_space(dir)?;
-    Ok(Input::Space { available, capacity })
+    let space = free_space(dir)?;
+    Ok(Input::Space { available: space.available, capacity: space.capacity })
 }

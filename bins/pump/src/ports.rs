@@ -13,7 +13,8 @@ use binlog_core::pump::machine::{Class, Pump};
 use binlog_core::pump::status::PumpStatus;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
-use binlog_storage::{IndexStore, LogFiles};
+use binlog_storage::index_store::IndexStore;
+use binlog_storage::log_files::LogFiles;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 

@@ -13,7 +13,12 @@ use crate::sink::value::SqlValue;
 
 /// Offsets in errors are 0: the position is the column, which the text names.
 pub fn to_sql(datum: &Datum, column: &ColumnInfo) -> Result<SqlValue, CodecError> {
-    convert(datum, &column.field_type).map_err(|expected| {
+    to_sql_in(datum, column, Style::Later)
+}
+
+/// The same with the text of JSON in `style`: a downstream that keeps JSON as text shows it as it is sent.
+pub fn to_sql_in(datum: &Datum, column: &ColumnInfo, style: Style) -> Result<SqlValue, CodecError> {
+    convert(datum, &column.field_type, style).map_err(|expected| {
         let (id, tp) = (column.id, column.field_type.tp);
         let found = datum.kind();
         CodecError::new(
@@ -23,7 +28,7 @@ pub fn to_sql(datum: &Datum, column: &ColumnInfo) -> Result<SqlValue, CodecError
     })
 }
 
-fn convert(datum: &Datum, field: &FieldType) -> Result<SqlValue, &'static str> {
+fn convert(datum: &Datum, field: &FieldType, style: Style) -> Result<SqlValue, &'static str> {
     Ok(match (field.tp, datum) {
         (_, Datum::Null) => SqlValue::Null,
         (tp::TINY | tp::SHORT | tp::INT24 | tp::LONG | tp::LONGLONG | tp::YEAR, datum) => integer(datum, field)?,
@@ -46,7 +51,7 @@ fn convert(datum: &Datum, field: &FieldType) -> Result<SqlValue, &'static str> {
         (tp::SET, Datum::UInt(_)) => return Err("bits of elements of the set"),
         (tp::BIT, Datum::UInt(bits)) => SqlValue::UInt(*bits),
         (tp::JSON, Datum::Json(json)) => {
-            text(json_text::text(json, Style::Later).map_err(|_| "a JSON document that decodes")?)
+            text(json_text::text(json, style).map_err(|_| "a JSON document that decodes")?)
         }
         (tp, Datum::Bytes(bytes)) if is_string(tp) && field.is_binary() => SqlValue::Bytes(bytes.to_vec()),
         (tp, Datum::Bytes(bytes)) if is_string(tp) => SqlValue::Text(bytes.to_vec()),

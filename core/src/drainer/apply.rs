@@ -65,7 +65,7 @@ pub(super) struct Applier<T> {
 
 /// Totals since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub struct Counts {
     pub transactions: u64,
     pub inserted_rows: u64,

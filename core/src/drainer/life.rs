@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::ids::{CommitTs, OpId};
 use crate::pump::effect::Level;
 use crate::sink::op::{Checkpoint, Opened, SinkError, SinkOp, SinkReply, SinkState};
+use crate::sink::sql::Dialect;
 use crate::time::{MonoTime, Tso};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub(super) struct Starting<T> {
     step: Step<T>,
     op: Option<OpId>,
     retry: Retry,
+    dialect: Dialect,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl<T: Translate> Starting<T> {
     /// `not_before`: a rewind begins after the back-off of those before it.
     pub(super) fn new(not_before: MonoTime) -> Self {
         let retry = Retry::new("starting from the downstream's checkpoint").waiting_until(not_before);
-        Self { step: Step::Open, op: None, retry }
+        Self { step: Step::Open, op: None, retry, dialect: Dialect::default() }
     }
 
     /// Sends the next request, if none is in flight.
@@ -112,6 +114,7 @@ impl<T: Translate> Starting<T> {
         if !opened.server.is_empty() {
             out.notice(Level::Info, format!("the downstream is {}", opened.server));
         }
+        self.dialect = opened.dialect;
         self.step = match decide(&opened, config.initial_commit_ts, None) {
             Some(Decision { begin, persist, why }) => {
                 out.notice(Level::Info, why);
@@ -164,6 +167,7 @@ impl<T: Translate> Starting<T> {
         match (std::mem::replace(&mut self.step, Step::Failed), result) {
             (Step::History(begin), Ok(jobs)) => {
                 let mut translator = T::create(&config.translate);
+                translator.set_dialect(self.dialect);
                 let Begin { checkpoint, state, .. } = &begin;
                 let loaded = translator.load_history(&jobs).and_then(|()| {
                     translator.start_at(checkpoint.commit_ts, checkpoint.schema_version, &state.skipped_tables)
@@ -311,6 +315,7 @@ mod tests {
 
     fn opened(checkpoint: Option<u64>, with_state: bool) -> Opened {
         Opened {
+            dialect: Dialect::default(),
             checkpoint: checkpoint.map(|ts| Checkpoint {
                 consistent: true,
                 commit_ts: CommitTs::new(ts),

@@ -18,7 +18,7 @@ pub(super) struct Paused {
 
 /// The same for the status page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub struct PausedStatus {
     pub commit_ts: u64,
     pub ddl: bool,

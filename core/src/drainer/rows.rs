@@ -11,6 +11,7 @@
 //!   refuses the row and an operator decides: leaving it out would lose it.
 
 use crate::codec::datum::Datum;
+use crate::codec::json_text::Style;
 use crate::codec::mutation::{self, Mutation};
 use crate::codec::row::{self, RowImage};
 use crate::codec::{CodecError, default, value};
@@ -29,6 +30,8 @@ pub struct RowPlan {
     shape: Arc<TableShape>,
     /// By position in `shape.columns`.
     sources: Vec<Source>,
+    /// How JSON is written.
+    json: Style,
 }
 
 /// Where a column's value comes from.
@@ -56,7 +59,13 @@ enum Missing {
 impl RowPlan {
     /// `definition`: of the transaction's schema version, made by `made_by`; `entry`, `name`: the view's.
     #[must_use]
-    pub fn new(definition: &TableInfo, made_by: SchemaVersion, entry: &TableEntry, name: &TableName) -> Self {
+    pub fn new(
+        definition: &TableInfo,
+        made_by: SchemaVersion,
+        entry: &TableEntry,
+        name: &TableName,
+        json: Style,
+    ) -> Self {
         let view = &entry.info;
         let known = |table: &TableInfo, id: i64| table.cols.iter().any(|c| c.id == id);
         let mut decode = definition.clone();
@@ -105,7 +114,7 @@ impl RowPlan {
         }
         let shape =
             TableShape { id: entry.info.id, schema: name.schema.clone(), table: name.table.clone(), columns, keys };
-        Self { decode, shape: Arc::new(shape), sources }
+        Self { decode, shape: Arc::new(shape), sources, json }
     }
 
     #[must_use]
@@ -138,7 +147,7 @@ impl RowPlan {
     }
 
     fn inserted(&self, image: &RowImage<'_>) -> Result<RowValues, CodecError> {
-        let values = self.sources.iter().map(|source| match (source.value(image)?, &source.missing) {
+        let values = self.sources.iter().map(|source| match (source.value(image, self.json)?, &source.missing) {
             (None, Missing::Fill(column)) => left_out(column).map(Some),
             (None, Missing::FillLater(column)) => default::missing(column, column).map(Some),
             (value, _) => Ok(value),
@@ -147,16 +156,16 @@ impl RowPlan {
     }
 
     fn carried(&self, image: &RowImage<'_>) -> Result<RowValues, CodecError> {
-        self.sources.iter().map(|source| source.value(image)).collect()
+        self.sources.iter().map(|source| source.value(image, self.json)).collect()
     }
 }
 
 impl Source {
-    fn value(&self, image: &RowImage<'_>) -> Result<Option<SqlValue>, CodecError> {
+    fn value(&self, image: &RowImage<'_>, json: Style) -> Result<Option<SqlValue>, CodecError> {
         let found: Option<(&ColumnInfo, &Datum<'_>)> =
             self.candidates.iter().find_map(|column| Some((column, image.get(column.id)?)));
         let Some((column, datum)) = found else { return Ok(None) };
-        let mut value = value::to_sql(datum, column)?;
+        let mut value = value::to_sql_in(datum, column, json)?;
         if column.id != self.id {
             value = by_element_name(value, &column.field_type);
         }
@@ -270,7 +279,7 @@ mod tests {
         let version_of = SchemaVersion::new;
         let entry = TableEntry { schema_id: 1, info: Arc::new(table(view)), version: version_of(view_version) };
         let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
-        RowPlan::new(&table(definition), version_of(version), &entry, &name)
+        RowPlan::new(&table(definition), version_of(version), &entry, &name, Style::Later)
     }
 
     fn pairs(pairs: &[(i64, Datum<'_>)]) -> Vec<u8> {

@@ -96,6 +96,7 @@ impl Translator {
     /// What the downstream is; told after connecting. Statements made before are not changed.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.dialect = dialect;
+        self.plans.clear();
     }
 
     /// Takes the whole DDL history (raw job JSON, any order).
@@ -203,10 +204,11 @@ impl Translator {
             self.plans.clear();
             self.plans_epoch = self.tracker.epoch();
         }
+        let json = self.dialect.json_style();
         let plan = self
             .plans
             .entry((table, made_by))
-            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, entry, &name)));
+            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, entry, &name, json)));
         Ok(Route::Plan(Arc::clone(plan)))
     }
 

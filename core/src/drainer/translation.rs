@@ -3,12 +3,15 @@
 use super::translate::{DdlPlan, Transaction, TranslateConfig, Translator};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, SchemaVersion};
+use crate::sink::sql::Dialect;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// See [`Translator`], whose methods these are. Called in commit order only.
 pub trait Translate {
     fn create(config: &TranslateConfig) -> Self;
+    /// What the downstream is; told after connecting.
+    fn set_dialect(&mut self, _dialect: Dialect) {}
     fn load_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault>;
     fn start_at(&mut self, checkpoint: CommitTs, version: SchemaVersion, skipped: &BTreeSet<i64>) -> Result<(), Fault>;
     fn transaction(&mut self, commit_ts: CommitTs, prewrite_value: &[u8], safe: bool) -> Result<Transaction, Fault>;
@@ -22,6 +25,10 @@ pub trait Translate {
 impl Translate for Translator {
     fn create(config: &TranslateConfig) -> Self {
         Self::new(config.clone())
+    }
+
+    fn set_dialect(&mut self, dialect: Dialect) {
+        Self::set_dialect(self, dialect);
     }
 
     fn load_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {

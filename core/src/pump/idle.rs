@@ -18,6 +18,8 @@ pub struct Idle {
     /// Since the last tick, by something that is not our fake.
     moved: bool,
     outage: bool,
+    /// PD gave a timestamp below what was accepted; said once until it does better.
+    backwards: bool,
     pub fakes: u64,
 }
 
@@ -54,6 +56,9 @@ impl Pump {
                 self.idle.outage = false;
                 let (start_ts, commit_ts) = (StartTs::new(ts.raw()), CommitTs::new(ts.raw()));
                 if commit_ts <= self.max_ts.max(self.sorter.watermark()) {
+                    if std::mem::replace(&mut self.idle.backwards, true) {
+                        return;
+                    }
                     let text = format!(
                         "PD gave timestamp {ts}, but commits up to {} were accepted: PD went back; no fake is written",
                         self.max_ts
@@ -62,6 +67,7 @@ impl Pump {
                 } else if self.may_store_own() {
                     let record = Record { kind: RecordKind::Fake, start_ts, commit_ts, payload: item::fake(ts) };
                     // Only a repeated P is refused.
+                    self.idle.backwards = false;
                     if self.append(record, false, None).is_ok() {
                         self.idle.pending = Some(commit_ts);
                         self.idle.fakes += 1;

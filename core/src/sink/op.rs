@@ -2,6 +2,7 @@
 //! retries and what is recorded.
 
 use crate::ids::{CommitTs, SchemaVersion};
+use crate::sink::sql::Dialect;
 use crate::sink::value::SqlValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -51,8 +52,8 @@ pub struct Ddl {
     pub touches: Vec<(String, String)>,
     /// Definitions before and after are equal by nature (TRUNCATE): after an unknown outcome run it again.
     pub rerun: bool,
-    /// Column names in order of the table that the statement defines, when it defines one: lets the port tell whether an
-    /// "exists already" or "does not exist" answer means that the goal is reached. `Some(vec![])`: the table is gone.
+    /// What the downstream looks like afterwards, where that is known: lets the port tell whether an "exists already" or
+    /// "does not exist" answer means that the goal is reached.
     pub goal: Option<DdlGoal>,
 }
 
@@ -112,6 +113,8 @@ pub struct Opened {
     pub last_generation: u64,
     /// Recorded timestamps of the state's generation.
     pub recorded: BTreeSet<CommitTs>,
+    /// What the downstream is: statements differ.
+    pub dialect: Dialect,
     /// For the log: server version, host.
     pub server: String,
 }

@@ -1,10 +1,13 @@
 //! Recovery, case by case: damage of durable bytes, a crash at each of its steps, recycled slots.
 
 use super::format::{HeaderCopy, decode_header};
-use super::log::{IndexClaims, Placed};
-use super::tests::World;
+use super::log::{IndexClaims, Log, LogEvent, LogOps, Placed};
+use super::tests::{World, config, record};
 use crate::fault::Fault;
-use crate::ids::{LogPtr, SegmentId, SlotId};
+use crate::ids::{LogPtr, OpIds, SegmentId, SlotId};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::VecDeque;
 
 /// A log of several segments, every record in a batch of its own, flushed nowhere.
 fn long_log() -> World {
@@ -238,5 +241,52 @@ fn after_a_failed_flush_nothing_is_written_and_reads_go_on() {
         world.settle();
         assert_eq!(world.log.staged_bytes(), 0);
         assert_eq!(before, world.disk.files.values().map(|file| file.visible.clone()).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    /// Whatever happened to the files: recovery ends, and what it hands out is what was written, from the first on, without a
+    /// hole.
+    #[test]
+    fn damage_never_shows_as_other_data(
+        harm in proptest::collection::vec((any::<Index>(), any::<Index>(), any::<u8>(), 0u8..4), 1..4),
+    ) {
+        let mut world = long_log();
+        let expected = world.contents();
+        for (file, at, byte, how) in harm {
+            let slots: Vec<_> = world.disk.files.keys().copied().collect();
+            let file = world.disk.files.get_mut(&slots[file.index(slots.len())]).unwrap();
+            if !file.visible.is_empty() {
+                let len = file.visible.len();
+                let at = at.index(len);
+                match how {
+                    0 => file.visible.truncate(at),
+                    1 => file.visible[at..].fill(byte),
+                    // The beginning is where the structure is.
+                    2 => file.visible[at % 16_384.min(len)] = byte,
+                    _ => file.visible[at] = byte,
+                }
+            }
+        }
+        let (mut ids, mut queue) = (OpIds::default(), VecDeque::new());
+        let mut log = Log::new(config(), 77);
+        log.recover(IndexClaims::default(), &mut LogOps { ids: &mut ids, out: &mut queue });
+        let mut events = Vec::new();
+        while let Some((op, request)) = queue.pop_front() {
+            let result = world.disk.execute(&request);
+            let mine = log.handle(op, result, &mut events, &mut LogOps { ids: &mut ids, out: &mut queue });
+            prop_assert!(mine);
+            log.check();
+        }
+        let mut tail = Vec::new();
+        for event in &events {
+            if let LogEvent::Tail { record: found, .. } = event {
+                prop_assert_eq!(found, &record(found.commit_ts.raw()));
+                tail.push(found.commit_ts.raw());
+            }
+        }
+        prop_assert!(expected.starts_with(&tail), "{:?}", tail);
+        let ended = matches!(events.last(), Some(LogEvent::Ready { .. } | LogEvent::ReadOnly(_)));
+        prop_assert!(ended);
     }
 }

@@ -110,6 +110,7 @@ impl Db {
                 let generation = state.as_ref().map(|s| s.generation);
                 let own = self.recorded.iter().filter(|(g, _)| Some(*g) == generation);
                 Ok(SinkReply::Opened(Box::new(Opened {
+                    dialect: Default::default(),
                     checkpoint: self.row.clone(),
                     recorded: own.map(|(_, ts)| *ts).collect(),
                     state,

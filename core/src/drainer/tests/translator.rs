@@ -72,7 +72,7 @@ impl Translate for Fake {
         let rows = if self.skipped.contains(&table) { 0 } else { rows };
         let statement =
             |i| Statement { sql: format!("dml {ts} {i}"), params: vec![], affected: Some(1), commit_ts: ts };
-        Ok(Transaction { statements: (0..rows).map(statement).collect(), rows: (u64::from(rows), 0, 0) })
+        Ok(Transaction { statements: (0..rows).map(statement).collect(), rows: (u64::from(rows), 0, 0), dropped: 0 })
     }
 
     fn is_setval(query: &[u8], _: &[u8]) -> bool {

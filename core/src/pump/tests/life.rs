@@ -90,7 +90,8 @@ fn fakes_only_when_idle_and_only_forward() {
     let fakes = world.pump.status().fakes;
     world.pass_ms(9000);
     assert_eq!(world.pump.status().fakes, fakes);
-    assert!(world.notices.iter().any(|(_, text)| text.contains("PD went back")));
+    let said = world.notices.iter().filter(|(_, text)| text.contains("PD went back")).count();
+    assert_eq!(said, 1, "once, not at every interval");
 }
 
 #[test]
