@@ -69,14 +69,25 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or(line)
 }
 
-/// Whether `word` begins a path: `log::` is not in `vlog::`, nor in our own `vlog::log::`.
+/// Whether `word` occurs; a crate's name only where a path begins with it: `log::` is not in `vlog::`, nor in our own
+/// `vlog::log::`.
 fn has_word(code: &str, word: &str) -> bool {
-    let inside = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let inside = |c: char| word.ends_with("::") && (c.is_alphanumeric() || c == '_' || c == ':');
     code.match_indices(word).any(|(at, _)| !code[..at].ends_with(inside))
 }
 
 fn report(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn words_are_found_where_they_begin() {
+    assert!(has_word("use std::collections::HashMap;", "HashMap"));
+    assert!(has_word("reply.await", ".await"));
+    assert!(has_word("eprintln!()", "println!"));
+    assert!(has_word("log::info!()", "log::"));
+    assert!(!has_word("use crate::vlog::log::Placed;", "log::"));
+    assert!(!has_word("binlog::peek", "log::"));
 }
 
 #[test]
