@@ -95,10 +95,10 @@ pub async fn apply(session: &mut Session, expected: &Expected, kill: bool) -> Re
         let status = http_get(&address, "/status").await.context("the Drainer's status")?;
         let status: Status =
             serde_json::from_str(&status).with_context(|| format!("the Drainer's status: {status}"))?;
-        if let Some(paused) = status.paused {
-            if resolve(&mut conn, &address, expected, &paused, &mut done, asked, &mut line).await? {
-                applied.resolved += 1;
-            }
+        if let Some(paused) = status.paused
+            && resolve(&mut conn, &address, expected, &paused, &mut done, asked, &mut line).await?
+        {
+            applied.resolved += 1;
         }
         let now = (checkpoint, rows, applied.resolved);
         if now != last {

@@ -236,15 +236,18 @@ fn general(number: f64, digits: usize) -> String {
     trim(&format!("{number:.decimals$}"))
 }
 
+/// Rows of one key: recorded, ours.
+type Both = (Vec<Row>, Vec<Row>);
+
 /// Differences of two sets of rows. Rows with the same key are compared by column; a key that is there several times (or no
 /// key at all) is compared by whole rows.
 #[must_use]
 pub fn compare_rows(table: &Table, recorded: Vec<Row>, ours: Vec<Row>) -> Vec<Difference> {
     let key = table.key();
-    let key_of = |row: &Row| -> Vec<Vec<u8>> {
+    let key_of = |row: &Row| -> Row {
         if key.is_empty() { row.clone() } else { key.iter().filter_map(|&n| row.get(n).cloned()).collect() }
     };
-    let mut by_key: BTreeMap<Vec<Vec<u8>>, (Vec<Row>, Vec<Row>)> = BTreeMap::new();
+    let mut by_key: BTreeMap<Row, Both> = BTreeMap::new();
     for row in recorded {
         by_key.entry(key_of(&row)).or_default().0.push(row);
     }

@@ -126,7 +126,10 @@ fn report(totals: &Totals) {
         totals.applying
     );
     println!("  feed          {:.1} s, {} writes tried again", totals.feeding, totals.retries);
-    println!("  lag           {:.1} s from the last acknowledgement to the last row, at worst", totals.worst_lag);
+    println!(
+        "  lag           {:.1} s from the last acknowledgement until the durable checkpoint covers all, at worst",
+        totals.worst_lag
+    );
     println!("  restarts      {} after SIGKILL", totals.restarts);
     println!("  differences   {}", totals.differences);
     if !totals.drainer_killed {
@@ -148,7 +151,7 @@ async fn serve(session: &mut Session) -> Result<()> {
     for pump in &session.pumps {
         println!("  {:<9} http://{}", pump.node_id, pump.address);
         println!(
-            "            curl http://{0}/status; curl http://{0}/metrics; log {1}",
+            "            curl http://{0}/status; curl http://{0}/drainers; log {1}",
             pump.address,
             pump.log.display()
         );

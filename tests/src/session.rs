@@ -109,8 +109,8 @@ impl Session {
         self.drainer.as_mut().map_or(Ok(()), Drainer::check)
     }
 
-    /// Feeds the capture, without a clock in between, and starts the clock behind it. With `kill` each Pump (`all`) or only the
-    /// first is killed by SIGKILL in the middle of its part and started again.
+    /// Feeds the capture, without a clock in between, and starts the clock behind it. What `kill` names is killed by SIGKILL and
+    /// started again while it is written to.
     pub async fn feed(&mut self, rate: Option<f64>, kill: Kill) -> Result<Fed> {
         let counters = Arc::new(Counters::new(self.plan.iter().map(|p| p.len() as u64).collect()));
         let addresses: Vec<String> = self.pumps.iter().map(|p| p.address.clone()).collect();
@@ -119,20 +119,16 @@ impl Session {
         let plan = std::mem::take(&mut self.plan);
         let cluster_id = self.capture.facts.cluster_id;
         let feeding = feed::feed(cluster_id, &plan, &addresses, rate, &counters);
-        let mut due: Vec<bool> = match kill {
-            Kill::None => vec![false; plan.len()],
-            Kill::First => (0..plan.len()).map(|n| n == 0).collect(),
-            Kill::All => vec![true; plan.len()],
-        };
+        let mut due: Vec<Vec<u64>> =
+            plan.iter().enumerate().map(|(n, records)| kill.at(n, records.len() as u64)).collect();
         let watching = async {
             let mut line = Line::default();
             loop {
                 for (n, pump) in self.pumps.iter_mut().enumerate() {
-                    let half = counters.total.get(n).copied().unwrap_or(0) / 2;
-                    if due.get(n).copied().unwrap_or(false) && counters.of(n) >= half {
-                        if let Some(due) = due.get_mut(n) {
-                            *due = false;
-                        }
+                    if let Some(points) = due.get_mut(n)
+                        && points.last().is_some_and(|&point| counters.of(n) >= point)
+                    {
+                        points.pop();
                         line.note(&format!("  SIGKILL {} after {} of its records", pump.node_id, counters.of(n)));
                         pump.kill_and_restart().await.with_context(|| format!("{} after SIGKILL", pump.node_id))?;
                     }
@@ -151,11 +147,12 @@ impl Session {
                         counters.retries()
                     )
                 });
-                if counters.sum() == counters.all() && !due.contains(&true) {
+                if counters.sum() == counters.all() && due.iter().all(Vec::is_empty) {
                     return anyhow::Ok(());
                 }
                 // A kill has to hit the middle of a feed that may take only milliseconds.
-                tokio::time::sleep(if due.contains(&true) { Duration::from_millis(1) } else { POLL }).await;
+                let pause = if due.iter().all(Vec::is_empty) { POLL } else { Duration::from_millis(1) };
+                tokio::time::sleep(pause).await;
             }
         };
         let outcome = tokio::try_join!(feeding, watching);
@@ -180,12 +177,29 @@ impl Session {
     }
 }
 
-/// Which Pumps are killed in the middle of the feed.
+/// Which Pumps are killed by SIGKILL during the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kill {
     None,
+    /// The first one, in the middle of its part.
     First,
+    /// Each, in the middle of its part.
     All,
+    /// Each, so often, evenly over its part.
+    Often(u64),
+}
+
+impl Kill {
+    /// After how many acknowledged records Pump `n` (from 0) is killed; the first point is the last in the list.
+    fn at(self, n: usize, records: u64) -> Vec<u64> {
+        let times = match self {
+            Self::None => 0,
+            Self::First => u64::from(n == 0),
+            Self::All => 1,
+            Self::Often(times) => times,
+        };
+        (1..=times).rev().map(|k| records * k / (times + 1)).collect()
+    }
 }
 
 async fn pull_one(address: &str, cluster_id: u64, up_to: u64) -> Result<Vec<Item>> {

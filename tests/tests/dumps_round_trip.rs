@@ -69,6 +69,8 @@ async fn a_dump_written_to_mariadb_is_read_back_as_it_was() {
     let mariadb = MariaDb::start(work.path()).await.unwrap();
     let mut conn = mariadb.connect().await.unwrap();
     let mode = "SET sql_mode='NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION'";
+    // MariaDB's check of a JSON column refuses more than 32 levels.
+    conn.query_drop("SET check_constraint_checks=0").await.unwrap();
     for statement in [mode, "SET time_zone='+00:00'", "SET foreign_key_checks=0", "SET NAMES utf8mb4"] {
         conn.query_drop(statement).await.unwrap();
     }

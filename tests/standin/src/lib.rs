@@ -128,7 +128,7 @@ impl Standin {
         let shared = Arc::new(Shared {
             cluster_id: AtomicU64::new(options.cluster_id),
             tikv_addr: tikv.local_addr()?.to_string(),
-            started_ns: i64::try_from(tso::wall_ms() * 1_000_000).unwrap_or(i64::MAX),
+            started_ns: tso::wall_ms().saturating_mul(1_000_000),
             tso: Mutex::new(tso::Clock::default()),
             store: Mutex::new(store::Store::default()),
             safe_points: Mutex::new(safepoint::SafePoints::default()),

@@ -7,8 +7,11 @@ use bytes::Bytes;
 /// The only store.
 pub const STORE_ID: u64 = 1;
 
-/// (region id, peer id, epoch version, raw start key, raw end key), as a real cluster split its first regions.
-const REGIONS: [(u64, u64, u64, &[u8], &[u8]); 5] =
+/// Region id, peer id, epoch version, raw start key, raw end key.
+type Line = (u64, u64, u64, &'static [u8], &'static [u8]);
+
+/// As a real cluster split its first regions.
+const REGIONS: [Line; 5] =
     [(2, 3, 2, b"", b"m"), (4, 5, 1, b"m", b"n"), (6, 7, 1, b"n", b"t"), (8, 9, 1, b"t", b"u"), (10, 11, 1, b"u", b"")];
 
 /// All regions in key order.
@@ -22,7 +25,6 @@ pub fn all() -> Vec<metapb::Region> {
             end_key: boundary(end),
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version }),
             peers: vec![metapb::Peer { id: peer, store_id: STORE_ID, ..Default::default() }],
-            ..Default::default()
         })
         .collect()
 }
@@ -44,32 +46,32 @@ fn contains(region: &metapb::Region, encoded: &[u8]) -> bool {
 }
 
 /// The error that TiKV gives when a request does not fit the region that it names; else that region. `key` is raw.
-pub fn check(context: Option<&kvrpcpb::Context>, key: &[u8]) -> Result<metapb::Region, errorpb::Error> {
+pub fn check(context: Option<&kvrpcpb::Context>, key: &[u8]) -> Result<metapb::Region, Box<errorpb::Error>> {
     let context = context.cloned().unwrap_or_default();
     let Some(region) = all().into_iter().find(|region| region.id == context.region_id) else {
-        return Err(errorpb::Error {
+        return Err(Box::new(errorpb::Error {
             message: "region not found".into(),
             region_not_found: Some(errorpb::RegionNotFound { region_id: context.region_id }),
             ..Default::default()
-        });
+        }));
     };
     let asked_store = context.peer.map_or(0, |peer| peer.store_id);
     if asked_store != STORE_ID {
-        return Err(errorpb::Error {
+        return Err(Box::new(errorpb::Error {
             message: "store not match".into(),
             store_not_match: Some(errorpb::StoreNotMatch { request_store_id: asked_store, actual_store_id: STORE_ID }),
             ..Default::default()
-        });
+        }));
     }
     if context.region_epoch != region.region_epoch {
-        return Err(errorpb::Error {
+        return Err(Box::new(errorpb::Error {
             message: "stale epoch".into(),
             epoch_not_match: Some(errorpb::EpochNotMatch { current_regions: vec![region] }),
             ..Default::default()
-        });
+        }));
     }
     if !contains(&region, &encode(key)) {
-        return Err(errorpb::Error {
+        return Err(Box::new(errorpb::Error {
             message: "key not in region".into(),
             key_not_in_region: Some(errorpb::KeyNotInRegion {
                 key: Bytes::copy_from_slice(key),
@@ -78,7 +80,7 @@ pub fn check(context: Option<&kvrpcpb::Context>, key: &[u8]) -> Result<metapb::R
                 end_key: region.end_key,
             }),
             ..Default::default()
-        });
+        }));
     }
     Ok(region)
 }

@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Snapshot read; `Err` is a lock at or below the version.
-    pub fn get(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, KeyError> {
+    pub fn get(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, Box<KeyError>> {
         self.keys.get(key).map_or(Ok(None), |entry| entry.read(key, at))
     }
 
@@ -113,7 +113,7 @@ impl Store {
             match entry.read(key, at) {
                 Ok(None) => None,
                 Ok(Some(value)) => Some(KvPair { key: key_bytes, value, error: None }),
-                Err(error) => Some(KvPair { key: key_bytes, value: Bytes::new(), error: Some(error) }),
+                Err(error) => Some(KvPair { key: key_bytes, value: Bytes::new(), error: Some(*error) }),
             }
         };
         let limit = limit.min(MAX_SCAN) as usize;
@@ -202,14 +202,14 @@ impl Entry {
         }
     }
 
-    fn read(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, KeyError> {
+    fn read(&self, key: &[u8], at: Snapshot<'_>) -> Result<Option<Bytes>, Box<KeyError>> {
         if let Some(lock) =
             self.lock.as_ref().filter(|l| l.start_ts <= at.version && !at.resolved.contains(&l.start_ts))
         {
             if at.committed.contains(&lock.start_ts) {
                 return Ok(Some(lock.value.clone()));
             }
-            return Err(KeyError { locked: Some(lock.info(key)), ..Default::default() });
+            return Err(Box::new(KeyError { locked: Some(lock.info(key)), ..Default::default() }));
         }
         let visible = self.writes.iter().filter(|write| !write.rollback && write.commit_ts <= at.version);
         let newest = visible.filter_map(|write| write.value.clone()).next();

@@ -27,12 +27,12 @@ impl Tikv for TikvService {
         let request = request.into_inner();
         let mut reply = GetResponse::default();
         match regions::check(request.context.as_ref(), &request.key) {
-            Err(error) => reply.region_error = Some(error),
+            Err(error) => reply.region_error = Some(*error),
             Ok(_) => match self.0.store().get(&request.key, snapshot(request.context.as_ref(), request.version)) {
                 Ok(Some(value)) => reply.value = value,
                 // The recorded store leaves `not_found` unset as well: an empty value says it.
                 Ok(None) => {}
-                Err(error) => reply.error = Some(error),
+                Err(error) => reply.error = Some(*error),
             },
         }
         Ok(Response::new(reply))
@@ -44,7 +44,7 @@ impl Tikv for TikvService {
         // In reverse `start_key` is the excluded upper end and `end_key` the lower one.
         let checked = if request.reverse { &request.end_key } else { &request.start_key };
         match regions::check(request.context.as_ref(), checked) {
-            Err(error) => reply.region_error = Some(error),
+            Err(error) => reply.region_error = Some(*error),
             Ok(region) => {
                 let region_end = regions::raw_end(region.id);
                 let (lower, upper) = if request.reverse {
@@ -81,7 +81,7 @@ impl Tikv for TikvService {
     ) -> Result<Response<CheckTxnStatusResponse>, Status> {
         let request = request.into_inner();
         Ok(Response::new(match regions::check(request.context.as_ref(), &request.primary_key) {
-            Err(error) => CheckTxnStatusResponse { region_error: Some(error), ..Default::default() },
+            Err(error) => CheckTxnStatusResponse { region_error: Some(*error), ..Default::default() },
             Ok(_) => self.0.store().check_txn_status(
                 &request.primary_key,
                 request.lock_ts,
@@ -98,7 +98,7 @@ impl Tikv for TikvService {
         let request = request.into_inner();
         let mut reply = MvccGetByKeyResponse::default();
         match regions::check(request.context.as_ref(), &request.key) {
-            Err(error) => reply.region_error = Some(error),
+            Err(error) => reply.region_error = Some(*error),
             Ok(_) => reply.info = Some(self.0.store().mvcc(&request.key)),
         }
         Ok(Response::new(reply))
