@@ -21,7 +21,7 @@ pub async fn forever<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str
                 return value;
             }
             Err(error) => {
-                if failures % SAY_EVERY == 0 {
+                if failures.is_multiple_of(SAY_EVERY) {
                     tracing::warn!("{what} failed, trying again until it succeeds: {error}");
                 }
                 failures = failures.saturating_add(1);

@@ -137,10 +137,16 @@ mod tests {
     fn identity_is_made_once() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = DirIdentity::load(one.path()).unwrap();
-        assert_eq!(DirIdentity::load(one.path()).unwrap(), first);
+        assert!(first.is_new);
+        let again = DirIdentity::load(one.path()).unwrap();
+        assert_eq!(again, DirIdentity { is_new: false, ..first });
         assert_ne!(DirIdentity::load(two.path()).unwrap(), first);
-        assert_eq!(parse(&first.token()), Some(first));
+        assert_eq!(parse(&first.token()), Some(again));
         fs::write(one.path().join(".uuid"), "+123").unwrap();
         assert!(DirIdentity::load(one.path()).unwrap_err().to_string().contains(".uuid"));
+        // A lost identity beside a log is no new directory: a fresh one would make the log void.
+        fs::remove_file(one.path().join(".uuid")).unwrap();
+        fs::create_dir(one.path().join("log")).unwrap();
+        assert!(DirIdentity::load(one.path()).unwrap_err().to_string().contains("value log beside it"));
     }
 }
