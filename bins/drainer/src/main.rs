@@ -170,11 +170,7 @@ fn machine_config(config: &DrainerSettings, node_id: NodeId) -> anyhow::Result<D
     machine.txn_batch = u64::try_from(config.txn_batch)?;
     machine.safe_mode = config.safe_mode;
     machine.ignore_txn_commit_ts.clone_from(&config.ignore_txn_commit_ts);
-    machine.translate = TranslateConfig {
-        ignore_schemas: config.ignore_schemas.clone(),
-        sync_ddl: config.sync_ddl,
-        ..TranslateConfig::default()
-    };
+    machine.translate = TranslateConfig { ignore_schemas: config.ignore_schemas.clone(), sync_ddl: config.sync_ddl };
     machine.seed = getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
     Ok(machine)
 }

@@ -32,8 +32,14 @@ pub(super) struct Membership {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Idle,
-    Tso { op: OpId },
-    List { op: OpId, at: CommitTs },
+    Tso {
+        op: OpId,
+    },
+    /// `at`: what the listing confirms; `None`: nothing, it is only for those who called.
+    List {
+        op: OpId,
+        at: Option<CommitTs>,
+    },
 }
 
 impl Membership {
@@ -117,10 +123,16 @@ impl Membership {
         match result {
             Ok(tso) => {
                 self.saw_tso(now, tso);
-                let at = CommitTs::new(tso.raw());
+                let at = Some(CommitTs::new(tso.raw()));
                 self.phase = Phase::List { op: out.request(|op| Effect::ListPumps { op }), at };
             }
-            Err(error) => self.failed(now, &error, out),
+            Err(error) if self.in_flight_calls.is_empty() => self.failed(now, &error, out),
+            // A new Pump must not wait for PD's clock: being a source is all that its call asks for.
+            Err(error) => {
+                self.wanted = true;
+                self.retry.fail(now, &error, out);
+                self.phase = Phase::List { op: out.request(|op| Effect::ListPumps { op }), at: None };
+            }
         }
         true
     }
@@ -135,8 +147,10 @@ impl Membership {
     pub(super) fn listed(&mut self, now: MonoTime, out: &mut Out) {
         let Phase::List { at, .. } = self.phase else { return };
         self.phase = Phase::Idle;
-        self.confirmed = self.confirmed.max(at);
-        self.retry.succeed(now, out);
+        if let Some(at) = at {
+            self.confirmed = self.confirmed.max(at);
+            self.retry.succeed(now, out);
+        }
         for call in self.in_flight_calls.drain(..) {
             out.push(Effect::NotifyReply { call, result: Ok(()) });
         }
@@ -214,6 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_answered_without_pd_s_clock_and_nothing_is_confirmed() {
+        let mut out = Out::new(0);
+        let mut m = Membership::new(5_000);
+        m.notify(7, &mut out);
+        m.advance(at(0), &mut out);
+        let tso = tso_op(&mut out);
+        assert!(m.tso(at(1), tso, Err("away".to_owned()), &mut out));
+        let listing = std::iter::from_fn(|| out.pop()).find_map(|effect| match effect {
+            Effect::ListPumps { op } => Some(op),
+            _ => None,
+        });
+        assert!(m.is_listing(listing.expect("a listing for the caller")));
+        m.listed(at(2), &mut out);
+        assert_eq!(m.confirmed(), CommitTs::ZERO);
+        assert!(matches!(out.pop(), Some(Effect::NotifyReply { call: 7, result: Ok(()) })));
+        assert!(m.deadline().is_some_and(|next| next < at(5_000)), "the confirmation itself is still wanted");
+    }
+
+    #[test]
     fn spacing_and_interval() {
         let mut out = Out::new(0);
         let mut m = Membership::new(5_000);
@@ -246,11 +279,13 @@ mod tests {
         let second = tso_op(&mut out);
         m.tso(at(21), second, Err("away".to_owned()), &mut out);
         assert!(matches!(out.pop(), Some(Effect::Notice { .. })));
-        m.advance(at(500), &mut out);
-        let third = tso_op(&mut out);
-        m.tso(at(501), third, Ok(Tso::new(9)), &mut out);
         list_op(&mut out);
-        m.listed(at(502), &mut out);
+        m.failed(at(22), "away", &mut out);
+        m.advance(at(5_000), &mut out);
+        let third = tso_op(&mut out);
+        m.tso(at(5_001), third, Ok(Tso::new(9)), &mut out);
+        list_op(&mut out);
+        m.listed(at(5_002), &mut out);
         let replies: Vec<_> = std::iter::from_fn(|| out.pop()).collect();
         assert!(replies.iter().any(|e| matches!(e, Effect::NotifyReply { call: 1, result: Ok(()) })), "{replies:?}");
     }

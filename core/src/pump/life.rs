@@ -48,6 +48,9 @@ enum Phase {
     Marking,
     Registering,
     Notifying,
+    /// The note is taken back, durably: a crash after the first acknowledgement must not tell them again, which a Drainer
+    /// that is away then would hold up.
+    Unmarking,
     Serving,
     Draining,
     FinalSync,
@@ -130,6 +133,7 @@ impl Pump {
                 Phase::GcPoint(Some(ts)) if self.gc >= ts => self.mark_or_register(),
                 Phase::Marking if self.indexer.is_synced() => self.register(),
                 Phase::Registering if self.life.registered == Some(NodeState::Paused) => self.registered_paused(),
+                Phase::Unmarking if self.indexer.is_synced() || self.read_only.is_some() => self.turn_online(),
                 Phase::Draining if self.is_drained() || self.life.give_up => self.final_sync(),
                 Phase::FinalSync if self.indexer.is_synced() || self.life.give_up => self.deregister(),
                 Phase::Deregistering if self.life.registered == Some(self.life.state) || self.life.give_up => {
@@ -250,7 +254,8 @@ impl Pump {
             Ok(()) => {
                 self.life.must_notify = false;
                 self.indexer.put_meta(Change::Delete(Bytes::from_static(key::META_NOTIFY)));
-                self.turn_online();
+                self.indexer.sync();
+                self.life.phase = Phase::Unmarking;
             }
             Err(error) => {
                 if self.life.failures == 0 {

@@ -45,6 +45,20 @@ fn notify_is_repeated_until_it_works_and_survives_a_crash() {
     assert_eq!((world.notified, states(&world)), (1, vec![Paused, Online]));
 }
 
+/// A Pump that has served must come back without anybody's answer: what it told the Drainers is not forgotten by a crash,
+/// whatever of the index the crash keeps.
+#[test]
+fn who_was_told_is_not_told_again_after_a_crash() {
+    let mut world = World::new(PumpConfig { previous: None, ..config() });
+    world.start();
+    assert_eq!(world.written(p(1)), Ok(()));
+    world.crash(0);
+    world.config.previous = Some(Online);
+    world.broken.notify = true;
+    world.start();
+    assert_eq!((world.notified, states(&world)), (0, vec![Paused, Online]));
+}
+
 #[test]
 fn heartbeat_carries_watermark_and_approximate_time() {
     let mut world = World::new(config());
