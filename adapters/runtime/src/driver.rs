@@ -2,6 +2,7 @@
 //! ports, then waits for the inbox or the deadline. It decides nothing.
 
 use crate::clock::Clock;
+use binlog_core::fault::IoFault;
 use binlog_core::machine::Machine;
 use std::ops::ControlFlow;
 use tokio::sync::mpsc;
@@ -68,6 +69,24 @@ impl<I, R> Sender<I, R> {
     /// Hands in the completion of an effect. After the driver's end it is dropped: nobody waits for it any more.
     pub fn complete(&self, input: I) {
         let _ = self.urgent.send(Urgent::Input(input));
+    }
+
+    /// Runs `work` on the runtime and hands its outcome in: how ports carry out an effect that takes time.
+    pub fn run<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+        done: impl FnOnce(Result<T, IoFault>) -> I + Send + 'static,
+    ) where
+        T: Send,
+        E: Into<IoFault> + Send,
+        I: Send + 'static,
+        R: Send + 'static,
+    {
+        let sender = self.clone();
+        tokio::spawn(async move {
+            let result = work.await.map_err(Into::into);
+            sender.complete(done(result));
+        });
     }
 
     /// Hands in a request that only frees what is held (credit, a closed stream): taken also while the machine is busy.

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod driver;
 pub mod host;
 pub mod logs;
+pub mod process;
 pub mod retry;
 pub mod signals;
 pub mod status;

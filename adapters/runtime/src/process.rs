@@ -1,0 +1,63 @@
+//! How every process begins and ends: command line, log, exit codes (spec pump 4.5, drainer 7.5).
+
+use crate::args::{self, Invocation, Program, StartError};
+use crate::{logs, version};
+use binlog_core::config::settings::Settings;
+use std::process::ExitCode;
+
+/// A flag that does not exist.
+const BAD_FLAG: u8 = 2;
+/// A bad value, or a start that failed.
+const BAD_START: u8 = 1;
+
+/// Runs a process: `start` is called with everything that was configured, on a runtime, and returns the exit code.
+pub fn run<F: Future<Output = anyhow::Result<u8>>>(program: Program, start: impl FnOnce(Settings) -> F) -> ExitCode {
+    let name = program.name;
+    let settings = match args::parse(program, std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(Invocation::Run(settings)) => settings,
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(StartError::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(BAD_FLAG);
+        }
+        Err(StartError::Config(error)) => {
+            eprintln!("verifying flags failed, See '{name} --help'. {error}");
+            return ExitCode::from(BAD_START);
+        }
+    };
+    let level = settings.non_empty("log-level").unwrap_or("info");
+    if let Err(error) = logs::init(level, settings.text("log-file").unwrap_or("")) {
+        eprintln!("{error}");
+        return ExitCode::from(BAD_START);
+    }
+    let [release, commit, built, ..] = version::fields();
+    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to {}", capitalised(name));
+    for (key, why) in settings.without_effect(program.keys) {
+        tracing::warn!(key, "the configuration key has no effect: {why}");
+    }
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(start(settings)));
+    match ended {
+        Ok(code) => {
+            tracing::info!(code, "{name} exit");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            tracing::error!("start {name} server failed: {error:#}");
+            // Whoever started it by hand sees it too.
+            eprintln!("start {name} server failed: {error:#}");
+            ExitCode::from(BAD_START)
+        }
+    }
+}
+
+fn capitalised(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
