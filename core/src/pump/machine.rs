@@ -494,7 +494,10 @@ impl Machine for Pump {
             return Some(effect);
         }
         // Everything that was ready has been handed in: seal it if no flush is in flight (group commit without a timer).
-        let sealed = self.log.seal(&mut self.out.log_ops())?;
+        let Some(sealed) = self.log.seal(&mut self.out.log_ops()) else {
+            // It may have asked for the next segment, which has to be made first.
+            return self.out.poll();
+        };
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
         if let Some(request) = request {
