@@ -90,12 +90,18 @@ impl Registry {
         let weak = Arc::downgrade(&inner);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
+                let mut failing = false;
                 loop {
                     tokio::time::sleep(SYNC_INTERVAL).await;
                     let Some(inner) = weak.upgrade() else { return };
-                    if let Err(e) = inner.sync().await {
-                        tracing::warn!("members of the registry cannot be refreshed: {e}");
+                    let result = inner.sync().await;
+                    // Once per outage.
+                    if let Err(e) = &result
+                        && !failing
+                    {
+                        tracing::warn!("members of the registry cannot be refreshed: {e}; trying again");
                     }
+                    failing = result.is_err();
                 }
             });
         }

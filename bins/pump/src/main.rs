@@ -109,11 +109,16 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
         data_dir = config.data_dir,
         "pump starts"
     );
-    let pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)).await;
-    tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
-    let registry = Registry::new(&config.pd_urls)?;
-    let previous =
-        retry::forever("read this node's registry entry", || registry.get(NodeKind::Pump, node_id.as_str())).await;
+    // From here on a signal ends the process in order, also while PD is away.
+    let mut signalled = tokio::spawn(signals::shutdown());
+    let (pd, registry, previous) = tokio::select! {
+        biased;
+        signal = &mut signalled => {
+            say_signal(signal);
+            return Ok(0);
+        }
+        known = ask_cluster(&config.pd_urls, &node_id) => known?,
+    };
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
@@ -122,12 +127,8 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
-        match signals::shutdown().await {
-            Ok(name) => {
-                tracing::info!(signal = name, "got signal to exit.");
-                on_signal.complete(Input::Shutdown);
-            }
-            Err(error) => tracing::error!("cannot wait for signals: {error}"),
+        if say_signal(signalled.await) {
+            on_signal.complete(Input::Shutdown);
         }
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -153,14 +154,35 @@ async fn run(config: PumpSettings) -> anyhow::Result<u8> {
     };
     sender.complete(Input::Start);
     let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
-    // Whoever still waits is told; then calls under way end.
+    // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
+    drop(inbox);
     drop(stop_serving);
     let _ = serving.await;
     // The ports end their threads before the directory is released.
     drop(ports);
     drop(lock);
     Ok(code)
+}
+
+/// What must be known before the machine starts; waits while PD is away.
+async fn ask_cluster(pd_urls: &[String], node_id: &NodeId) -> anyhow::Result<(PdClient, Registry, Option<NodeStatus>)> {
+    let pd = retry::forever("connect to PD", || PdClient::connect(pd_urls)).await;
+    tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
+    let registry = Registry::new(pd_urls)?;
+    let entry = || registry.get(NodeKind::Pump, node_id.as_str());
+    let previous = retry::forever("read this node's registry entry", entry).await;
+    Ok((pd, registry, previous))
+}
+
+/// Says which signal came; `false` when signals cannot be waited for.
+fn say_signal(signal: Result<std::io::Result<&'static str>, tokio::task::JoinError>) -> bool {
+    match &signal {
+        Ok(Ok(name)) => tracing::info!(signal = name, "got signal to exit."),
+        Ok(Err(error)) => tracing::error!("cannot wait for signals: {error}"),
+        Err(error) => tracing::error!("cannot wait for signals: {error}"),
+    }
+    matches!(signal, Ok(Ok(_)))
 }
 
 fn machine_config(
@@ -171,14 +193,8 @@ fn machine_config(
     previous: Option<&NodeStatus>,
 ) -> anyhow::Result<PumpConfig> {
     let previous = previous.map(|status| status.state);
-    let wiped = identity.is_new && previous.is_some_and(|state| state != NodeState::Offline);
-    if wiped {
-        tracing::warn!(
-            node_id = node_id.as_str(),
-            "the data directory is new, but this node id is registered and not offline: \
-             what it held is gone; Drainers that still need it will be refused"
-        );
-    }
+    // Whether the directory is new the machine finds out: a crash in the first start must not make it look old.
+    let registered = previous.is_some_and(|state| state != NodeState::Offline);
     Ok(PumpConfig {
         node_id,
         advertise_addr: config.advertise_addr.clone(),
@@ -195,7 +211,7 @@ fn machine_config(
         stop_write_at_available_space: config.stop_write_bytes,
         max_payload_bytes: usize::try_from(config.max_message_bytes)?,
         previous,
-        wiped_directory_tso_needed: wiped,
+        wiped_directory_tso_needed: registered,
     })
 }
 

@@ -135,8 +135,9 @@ impl Indexer {
 
     /// Batches up to this one are durable.
     pub fn durable(&mut self, seq: BatchSeq) {
-        for batch in &mut self.batches {
-            batch.durable |= batch.seq.is_some_and(|own| own <= seq);
+        // Only the newest batches are not durable yet; behind a slow index there may be very many that are.
+        for batch in self.batches.iter_mut().rev().take_while(|batch| !batch.durable) {
+            batch.durable = batch.seq.is_some_and(|own| own <= seq);
         }
     }
 

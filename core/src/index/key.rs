@@ -25,6 +25,8 @@ pub const META_WATERMARK: &[u8] = b"meta/watermark";
 pub const META_GC: &[u8] = b"meta/gc";
 /// The watermark must stay below this: a commit that we could not pair or that came too late.
 pub const META_FROZEN: &[u8] = b"meta/frozen";
+/// Present: this directory is new under a node id that is not, and has no GC point yet (rules 3).
+pub const META_GC_NEEDED: &[u8] = b"meta/gc_point_needed";
 /// Present: this node has not yet told every Drainer that it exists (spec pump 4.4).
 pub const META_NOTIFY: &[u8] = b"meta/notify_pending";
 

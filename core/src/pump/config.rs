@@ -30,7 +30,8 @@ pub struct PumpConfig {
     pub max_payload_bytes: usize,
     /// State in the registry before this start; `None`: never registered.
     pub previous: Option<NodeState>,
-    /// Rules 3: the data directory is new, but the registry knows this node id as not offline. A GC point is set first.
+    /// Rules 3: the registry knows this node id as not offline. Where the data directory holds nothing at all, it was wiped, and
+    /// a GC point is set first.
     pub wiped_directory_tso_needed: bool,
 }
 

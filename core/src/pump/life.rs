@@ -83,6 +83,17 @@ impl Life {
         self.must_notify |= notify_marked;
     }
 
+    /// The directory turned out to be new under a node id that is not.
+    pub const fn owes_gc_point(&mut self) {
+        self.gc_point_needed = true;
+    }
+
+    /// Nothing is known of what this node held before: no stream may be served yet.
+    #[must_use]
+    pub const fn gc_point_owed(&self) -> bool {
+        self.gc_point_needed
+    }
+
     #[must_use]
     pub const fn state(&self) -> NodeState {
         self.state
@@ -130,7 +141,10 @@ impl Pump {
             let before = self.life.phase;
             match before {
                 Phase::Recovering if self.start.is_done() => self.recovered(),
-                Phase::GcPoint(Some(ts)) if self.gc >= ts => self.mark_or_register(),
+                Phase::GcPoint(Some(ts)) if self.gc >= ts => {
+                    self.gc_point_is_set();
+                    self.mark_or_register();
+                }
                 Phase::Marking if self.indexer.is_synced() => self.register(),
                 Phase::Registering if self.life.registered == Some(NodeState::Paused) => self.registered_paused(),
                 Phase::Unmarking if self.indexer.is_synced() || self.read_only.is_some() => self.turn_online(),
@@ -154,12 +168,23 @@ impl Pump {
     fn recovered(&mut self) {
         self.out.tso(Waiting::TsoForStatus);
         self.arm_fakes();
+        if self.life.gc_point_needed && self.gc > CommitTs::ZERO {
+            // The log has it; only the index forgot.
+            self.gc_point_is_set();
+        }
         if self.life.gc_point_needed && self.read_only.is_none() {
             self.life.phase = Phase::GcPoint(None);
             self.out.tso(Waiting::TsoForGc);
         } else {
             self.mark_or_register();
         }
+    }
+
+    /// The point itself is durable in the log, so no crash forgets both.
+    fn gc_point_is_set(&mut self) {
+        self.life.gc_point_needed = false;
+        self.indexer.put_meta(Change::Delete(Bytes::from_static(key::META_GC_NEEDED)));
+        self.open_parked();
     }
 
     pub(super) fn retry_gc_tso(&mut self) {

@@ -69,6 +69,8 @@ pub struct Pump {
     /// The index holds something that cannot be understood: nothing is indexed any more.
     pub(super) index_damaged: bool,
     pub(super) index_outage: bool,
+    /// The index had no format when it was opened.
+    pub(super) index_is_new: bool,
     pub(super) accepted: u64,
     pub(super) acknowledged: u64,
     pub(super) rejected: u64,
@@ -110,6 +112,7 @@ impl Pump {
             read_only: None,
             index_damaged: false,
             index_outage: false,
+            index_is_new: false,
             accepted: 0,
             acknowledged: 0,
             rejected: 0,
@@ -135,7 +138,7 @@ impl Pump {
             read_only: self.read_only.as_deref(),
             space: &self.space,
             busy: self.busy(),
-            full: (self.log.staged_bytes() >= STAGED_BYTES_HARD).then_some("too many bytes wait for the disk"),
+            full: self.full(),
             max_payload_bytes: self.config.max_payload_bytes.min(MAX_PAYLOAD),
         };
         let result = match write::decide(&gate, cluster_id, &payload) {
@@ -156,6 +159,17 @@ impl Pump {
             Some("the index is behind")
         } else if self.ledger.len() >= MAX_TRANSACTIONS || self.sorter.len() >= MAX_TRANSACTIONS {
             Some("too many transactions are undecided")
+        } else {
+            None
+        }
+    }
+
+    /// Why nothing at all is taken: what C and R hold in memory is small, but an index that stands still must not cost it all.
+    fn full(&self) -> Option<&'static str> {
+        if self.log.staged_bytes() >= STAGED_BYTES_HARD {
+            Some("too many bytes wait for the disk")
+        } else if self.indexer.waiting_bytes() >= 2 * UNINDEXED_BYTES || self.ledger.len() >= 2 * MAX_TRANSACTIONS {
+            Some("the index is far behind")
         } else {
             None
         }
@@ -435,6 +449,7 @@ impl Pump {
             self.out.effect(Effect::StreamEnd { stream, result: Err(Reject::Busy("starting")) });
         } else {
             self.parked.push((stream, last, credit));
+            self.open_parked();
         }
     }
 }
@@ -479,7 +494,10 @@ impl Machine for Pump {
             return Some(effect);
         }
         // Everything that was ready has been handed in: seal it if no flush is in flight (group commit without a timer).
-        let sealed = self.log.seal(&mut self.out.log_ops())?;
+        let Some(sealed) = self.log.seal(&mut self.out.log_ops()) else {
+            // It may have asked for the next segment, which has to be made first.
+            return self.out.poll();
+        };
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
         if let Some(request) = request {

@@ -77,6 +77,13 @@ impl Outbox {
         self.effects.push_back(Effect::Fault(fault));
     }
 
+    /// Counts a fault that was told already and is still remembered; `false` if it is news.
+    pub fn repeat_fault(&mut self, fault: &Fault) -> bool {
+        let known = self.faults.contains(fault);
+        self.fault_count += u64::from(known);
+        known
+    }
+
     pub fn index(&mut self, why: Waiting, request: IndexOp) {
         let op = self.wait(why);
         self.effects.push_back(Effect::Index { op, request });

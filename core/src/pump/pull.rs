@@ -211,6 +211,11 @@ impl Pull {
     fn fail(&mut self, stream: StreamId, fault: Fault, out: &mut Outbox) {
         let Some(ended) = self.streams.remove(&stream) else { return };
         let text = fault.to_string();
+        // A Drainer comes back every second and meets the same damage: said once, counted each time.
+        if out.repeat_fault(&fault) {
+            out.effect(Effect::StreamEnd { stream, result: Err(Reject::ReadFailed(text)) });
+            return;
+        }
         out.notice(Level::Warn, format!("a stream ended after commit_ts {}: {text}", ended.sent));
         out.fault(fault);
         out.effect(Effect::StreamEnd { stream, result: Err(Reject::ReadFailed(text)) });

@@ -1,11 +1,11 @@
 //! The start: read what the index claims, load the waiting queue from it, recover the log, fold the tail that the index did
 //! not have (rules 2, 3), exactly as in normal operation. Streams are served as soon as the log can be read.
 
-use super::effect::Level;
+use super::effect::{Effect, Level};
 use super::machine::Pump;
 use super::outbox::Waiting;
 use crate::binlog::peek::peek;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reject};
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::key;
 use crate::index::ledger::{Fact, batch_end};
@@ -116,7 +116,7 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify] = values else {
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed] = values else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };
         let number = |what, raw: &Option<Bytes>| {
@@ -126,11 +126,8 @@ impl Pump {
             raw.as_ref().map(|raw| decode_ptr(what, raw)).transpose().map_err(|e| e.to_string())
         };
         match number("meta/format", format)? {
-            None => {
-                let put = |key: &'static [u8], value| Change::Put(Bytes::from_static(key), value);
-                self.indexer.put_meta(put(key::META_FORMAT, encode_u64(FORMAT)));
-                self.indexer.put_meta(put(key::META_NODE, Bytes::copy_from_slice(&self.config.node_uuid)));
-            }
+            // Written when the log was looked through: see `first_index`.
+            None => {}
             Some(FORMAT) => {
                 if node.as_ref().is_none_or(|node| node.as_ref() != self.config.node_uuid) {
                     return Err("the index belongs to another data directory (node uuid differs)".to_owned());
@@ -148,7 +145,8 @@ impl Pump {
         };
         let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
         self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
-        self.life.loaded(format.is_none() && self.config.wiped_directory_tso_needed, notify.is_some());
+        self.index_is_new = format.is_none();
+        self.life.loaded(gc_needed.is_some(), notify.is_some());
         let frozen = number("meta/frozen", frozen)?.map(CommitTs::new);
         if let Some(frozen) = frozen {
             let text = format!(
@@ -280,8 +278,26 @@ impl Pump {
         }
     }
 
+    /// An index without a format is marked as ours, together with whether a GC point is owed: only a directory whose log is empty too
+    /// is new (an index alone may have been removed, it is made again from the log). In one change, so that no crash
+    /// makes a directory look old before its GC point is durable.
+    fn first_index(&mut self) {
+        if !std::mem::take(&mut self.index_is_new) {
+            return;
+        }
+        let log_is_empty = matches!(&self.start, Start::Log(tail) if tail.is_empty());
+        let mut put = |key: &'static [u8], value| self.indexer.put_meta(Change::Put(Bytes::from_static(key), value));
+        put(key::META_FORMAT, encode_u64(FORMAT));
+        put(key::META_NODE, Bytes::copy_from_slice(&self.config.node_uuid));
+        if log_is_empty && self.config.wiped_directory_tso_needed {
+            put(key::META_GC_NEEDED, Bytes::from_static(b"1"));
+            self.life.owes_gc_point();
+        }
+    }
+
     pub(super) fn on_log_ready(&mut self, end: LogPtr) {
         self.written_end = end;
+        self.first_index();
         // The log's own word on GC: the index may have lost its latest batches.
         if let Some((gc, _)) = self.log.gc() {
             self.gc = self.gc.max(gc);
@@ -301,14 +317,31 @@ impl Pump {
         if let Some(end) = facts.last().map(|last| batch_end(last.span)) {
             self.index_tail(facts, end);
         }
+        self.open_parked();
+    }
+
+    /// Streams that came too early are served now, if they can be.
+    pub(super) fn open_parked(&mut self) {
+        let refuse = self.read_only.clone().filter(|_| self.life.gc_point_owed());
+        if !self.can_stream() && refuse.is_none() {
+            return;
+        }
         for (stream, last, credit) in std::mem::take(&mut self.parked) {
-            self.pull.open(stream, last, credit, self.gc, &mut self.out);
+            match &refuse {
+                // No GC point will come.
+                Some(reason) => {
+                    let result = Err(Reject::ReadFailed(reason.clone()));
+                    self.out.effect(Effect::StreamEnd { stream, result });
+                }
+                None => self.pull.open(stream, last, credit, self.gc, &mut self.out),
+            }
         }
     }
 
-    /// Streams are served once the log was looked through.
+    /// Streams are served once the log was looked through and the GC point is known: before that, a request for what a wiped
+    /// directory held would be taken for one that can be served.
     pub(super) const fn can_stream(&self) -> bool {
-        matches!(self.start, Start::Tail | Start::Done)
+        matches!(self.start, Start::Tail | Start::Done) && !self.life.gc_point_owed()
     }
 
     pub(super) fn advance_start(&mut self) {
@@ -342,7 +375,7 @@ fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
     IndexOp::Scan { from, to, limit: CHUNK }
 }
 
-const META: [&[u8]; 8] = [
+const META: [&[u8]; 9] = [
     key::META_FORMAT,
     key::META_NODE,
     key::META_INDEXED_END,
@@ -351,6 +384,7 @@ const META: [&[u8]; 8] = [
     key::META_GC,
     key::META_FROZEN,
     key::META_NOTIFY,
+    key::META_GC_NEEDED,
 ];
 
 /// Entries per request while loading.

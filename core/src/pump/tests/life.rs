@@ -115,11 +115,24 @@ fn a_wiped_directory_gets_a_gc_point_first() {
     world.start();
     assert_eq!(world.written(c(1, 2)), Err(Reject::NotOnline("starting")));
     assert!(world.registry.is_empty());
+    // A stream that comes before the point is known waits for it: it must not be taken for one that can be served.
+    world.pull(9, 1, 1 << 20);
+    assert!(!world.ended.contains_key(&9));
+    // A crash now, whatever the index kept of it, does not make the directory look old.
+    for kept in [0, usize::MAX] {
+        world.pass_ms(70_000);
+        world.crash(kept);
+        world.broken.tso = true;
+        world.start();
+        assert!(world.registry.is_empty(), "kept {kept}");
+    }
+    world.pull(9, 1, 1 << 20);
     world.broken.tso = false;
     world.pass_ms(1000);
     let gc = world.pump.status().gc.raw();
     assert!(gc > 100 && states(&world) == vec![Paused, Online], "{gc} {:?}", world.registry);
     assert!(world.notices.iter().any(|(level, text)| *level == Level::Warn && text.contains("directory is new")));
+    assert!(matches!(world.ended[&9], Err(Reject::BelowGc { .. })), "{:?}", world.ended);
     // A commit from before: acknowledged, counted, not indexed.
     assert_eq!(world.written(c(1, 2)), Ok(()));
     assert_eq!((world.faults.len(), world.pump.status().counters.commits_below_gc), (0, 1));
@@ -128,10 +141,26 @@ fn a_wiped_directory_gets_a_gc_point_first() {
     world.pull(2, 0, 1 << 20);
     world.written(fake(gc + 50)).unwrap();
     assert_eq!(world.commits(2), vec![gc + 50]);
-    // It stays over a restart; the flag is obeyed once.
-    world.crash(usize::MAX);
+    // It stays over a restart, also when the index lost everything; the flag is obeyed once.
+    for kept in [usize::MAX, 0] {
+        world.crash(kept);
+        world.start();
+        assert_eq!(world.pump.status().gc.raw(), gc);
+    }
+}
+
+#[test]
+fn a_directory_whose_index_was_removed_is_not_new() {
+    let mut world = World::online();
+    world.written(p(1)).unwrap();
+    world.written(c(1, 2)).unwrap();
+    world.config.wiped_directory_tso_needed = true;
+    world.crash(0);
+    world.lose_index();
     world.start();
-    assert_eq!(world.pump.status().gc.raw(), gc);
+    world.pull(1, 0, 1 << 20);
+    world.run();
+    assert_eq!((world.pump.status().gc.raw(), world.commits(1)), (0, vec![2]));
 }
 
 #[test]

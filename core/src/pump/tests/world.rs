@@ -244,6 +244,12 @@ impl World {
         self.next_write = next_write;
     }
 
+    /// Somebody removed the index's directory; after a crash.
+    pub fn lose_index(&mut self) {
+        self.disk.index.clear();
+        self.disk.durable_index.clear();
+    }
+
     pub fn unflushed(&self) -> usize {
         self.disk.unflushed.len()
     }

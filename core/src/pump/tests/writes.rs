@@ -215,3 +215,17 @@ fn the_driver_stops_reading_when_much_is_staged() {
     assert!(world.pump.ready_for(Class::Write));
     assert!(world.replies.values().all(Result::is_ok));
 }
+
+#[test]
+fn a_segment_that_is_not_ready_is_made_at_once() {
+    let mut world = World::new(crate::pump::config::PumpConfig { segment_bytes: 256 << 10, ..super::world::config() });
+    world.start();
+    for start_ts in 1..10 {
+        // Each goes into a segment of its own, before three quarters of the one before it are full.
+        let mut payload = p(start_ts).to_vec();
+        payload.extend([0x2a, 0xf0, 0x93, 0x09]);
+        payload.resize(payload.len() + 150_000, 7);
+        // Nothing but completions comes in meanwhile: no timer helps out.
+        assert_eq!(world.written(payload.into()), Ok(()), "{start_ts}");
+    }
+}
