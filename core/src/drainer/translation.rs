@@ -14,6 +14,13 @@ pub trait Translate {
     fn set_dialect(&mut self, _dialect: Dialect) {}
     fn load_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault>;
     fn start_at(&mut self, checkpoint: CommitTs, version: SchemaVersion, skipped: &BTreeSet<i64>) -> Result<(), Fault>;
+    fn ahead_of_history(&self, _prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        None
+    }
+    fn learn_history(&mut self, _jobs: &[Bytes]) -> Result<(), Fault> {
+        Ok(())
+    }
+    /// May be called again for the same transaction, after `learn_history`.
     fn transaction(&mut self, commit_ts: CommitTs, prewrite_value: &[u8], safe: bool) -> Result<Transaction, Fault>;
     fn is_setval(query: &[u8], prewrite_key: &[u8]) -> bool;
     fn ddl(&mut self, commit_ts: CommitTs, job: &[u8], query: &[u8], schema_state: i32) -> Result<DdlPlan, Fault>;
@@ -37,6 +44,14 @@ impl Translate for Translator {
 
     fn start_at(&mut self, checkpoint: CommitTs, version: SchemaVersion, skipped: &BTreeSet<i64>) -> Result<(), Fault> {
         Self::start_at(self, checkpoint, version, skipped)
+    }
+
+    fn ahead_of_history(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        Self::ahead_of_history(self, prewrite_value)
+    }
+
+    fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
+        Self::learn_history(self, jobs)
     }
 
     fn transaction(&mut self, commit_ts: CommitTs, prewrite_value: &[u8], safe: bool) -> Result<Transaction, Fault> {
