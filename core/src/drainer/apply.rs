@@ -13,7 +13,7 @@ use super::item::Kind;
 use super::learn::Learning;
 use super::merge::Merged;
 use super::out::Out;
-use super::pause::{Paused, accepted, may_resolve};
+use super::pause::{Paused, Skipped, accepted, may_resolve};
 use super::retry::Retry;
 use super::sinkflight::{Flight, Session, What};
 use super::source::PumpKey;
@@ -506,13 +506,18 @@ impl<T: Translate> Applier<T> {
             return Err(format!("commit_ts {commit_ts} is not the next transaction any more"));
         };
         let ddl = first.is_ddl();
+        let consequence = match (ddl, self.translator.last_ddl_creates()) {
+            (false, _) => Skipped::Rows,
+            (true, true) => Skipped::Create,
+            (true, false) => Skipped::Ddl,
+        };
         match action {
             ResolveAction::Retry => {}
             ResolveAction::Skip => first.action = Action::Record { ddl, drop_rows: ddl },
             ResolveAction::MarkApplied => first.action = Action::Record { ddl, drop_rows: false },
         }
         self.paused = None;
-        let text = accepted(commit_ts, action);
+        let text = accepted(commit_ts, action, consequence);
         out.notice(Level::Warn, format!("an operator decided: {text}"));
         Ok(text)
     }

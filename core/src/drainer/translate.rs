@@ -332,6 +332,12 @@ impl Translator {
         true
     }
 
+    /// Whether the last DDL that `ddl` returned creates tables.
+    #[must_use]
+    pub fn last_ddl_creates(&self) -> bool {
+        !self.created.is_empty()
+    }
+
     /// An operator skipped the DDL at `commit_ts` (the last one that `ddl` returned): rows of tables that it would have
     /// created are dropped from now on.
     pub fn skip_last_ddl(&mut self) {

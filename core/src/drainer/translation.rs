@@ -24,6 +24,8 @@ pub trait Translate {
     fn transaction(&mut self, commit_ts: CommitTs, prewrite_value: &[u8], safe: bool) -> Result<Transaction, Fault>;
     fn is_setval(query: &[u8], prewrite_key: &[u8]) -> bool;
     fn ddl(&mut self, commit_ts: CommitTs, job: &[u8], query: &[u8], schema_state: i32) -> Result<DdlPlan, Fault>;
+    /// Whether skipping the last DDL drops rows: it creates tables.
+    fn last_ddl_creates(&self) -> bool;
     fn skip_last_ddl(&mut self);
     fn schema_version(&self) -> SchemaVersion;
     fn skipped_tables(&self) -> BTreeSet<i64>;
@@ -64,6 +66,10 @@ impl Translate for Translator {
 
     fn ddl(&mut self, commit_ts: CommitTs, job: &[u8], query: &[u8], schema_state: i32) -> Result<DdlPlan, Fault> {
         Self::ddl(self, commit_ts, job, query, schema_state)
+    }
+
+    fn last_ddl_creates(&self) -> bool {
+        Self::last_ddl_creates(self)
     }
 
     fn skip_last_ddl(&mut self) {

@@ -119,6 +119,10 @@ impl Translate for Fake {
         })))
     }
 
+    fn last_ddl_creates(&self) -> bool {
+        true
+    }
+
     fn skip_last_ddl(&mut self) {
         self.skipped.insert(self.current);
     }
