@@ -2,6 +2,7 @@
 
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls};
+use crate::drainer::filter::Filter;
 use crate::ids::{CommitTs, NodeId};
 use Support::{Honoured, NoEffect, NotYet};
 use serde_json::Value;
@@ -239,6 +240,7 @@ fn ignore_schemas(s: &Settings) -> Result<Vec<String>, ConfigError> {
     if list.iter().any(String::is_empty) {
         return Err(s.wrong("syncer.ignore-schemas", "empty schema name in the list"));
     }
+    Filter::compile(&list).map_err(|e| s.wrong("syncer.ignore-schemas", e))?;
     Ok(list)
 }
 
