@@ -288,7 +288,7 @@ fn replay(name: &str, late: bool) -> Outcome {
                 }
             }
         } else if let Some(value) = &binlog.prewrite_value {
-            let (changes, _) = translator.changes(*ts, value).unwrap();
+            let changes = translator.changes(*ts, value).unwrap().changes;
             changes.iter().for_each(|change| model.apply(*ts, change));
         }
     }
@@ -523,7 +523,7 @@ fn jobs_without_a_binlog_are_applied_before_the_rows_that_knew_them() {
     translator.start_at(CommitTs::ZERO, SchemaVersion::default(), &BTreeSet::new()).unwrap();
     let mut rows = 0;
     for (ts, binlog) in capture.stream.iter().filter(|(_, b)| b.ddl_job_id == 0) {
-        rows += translator.changes(*ts, binlog.prewrite_value.as_ref().unwrap()).unwrap().0.len();
+        rows += translator.changes(*ts, binlog.prewrite_value.as_ref().unwrap()).unwrap().changes.len();
     }
     assert!(rows > 3000, "{rows}");
 }

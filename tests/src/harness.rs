@@ -303,6 +303,58 @@ impl MariaDb {
     }
 }
 
+/// Lives and deaths that single tests need.
+impl Drainer {
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM; how it ended.
+    pub async fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        self.process.terminate(READY).await
+    }
+
+    /// A new life after `kill` or `terminate`.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.restarts += 1;
+        self.process = spawn("drainer", "drainer", &self.command, &self.output, &self.log)?;
+        self.serving().await
+    }
+}
+
+impl MariaDb {
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// A new life after `kill`, on the same data and port. `work` as given to `start`.
+    pub async fn restart(&mut self, work: &Path) -> Result<()> {
+        let dir = work.join("mariadb");
+        let user = Command::new("id").arg("-un").output().context("run id")?;
+        let program = if Path::new("/usr/sbin/mariadbd").is_file() { "/usr/sbin/mariadbd" } else { "mariadbd" };
+        let mut command = Command::new(program);
+        command
+            .arg("--no-defaults")
+            .arg(format!("--user={}", String::from_utf8_lossy(&user.stdout).trim()))
+            .arg(format!("--datadir={}", dir.join("data").display()))
+            .arg(format!("--socket={}", dir.join("s.sock").display()))
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .arg(format!("--port={}", self.port))
+            .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--performance-schema=OFF"])
+            .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2"])
+            .args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--max-allowed-packet=256M"]);
+        self.process = Process::start("mariadb", &mut command, &dir.join("error.log"))?;
+        let options = || {
+            let options = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some(USER));
+            options.pass(Some(PASSWORD)).prefer_socket(false)
+        };
+        let options = options();
+        self.process.wait_until("takes connections", READY, async || Conn::new(options.clone()).await.is_ok()).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

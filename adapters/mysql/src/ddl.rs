@@ -9,6 +9,7 @@ use crate::definition::{Definitions, Verdict};
 use crate::error::{Class, Failure, ServerError, shortened};
 use crate::session::{Session, bytes_at, text_at, u64_at, wire};
 use binlog_core::ids::CommitTs;
+use binlog_core::schema::text;
 use binlog_core::sink::op::{Ddl, SinkError};
 use binlog_core::sink::sql::Dialect;
 use binlog_core::sink::value::SqlValue;
@@ -91,7 +92,14 @@ impl Session {
         if let Some(database) = ddl.database.as_deref().filter(|d| !d.is_empty()) {
             self.query_drop(&format!("USE {}", quoted(database))).await?;
         }
-        let outcome = self.query_unlimited(&ddl.sql).await?;
+        for statement in statements(ddl) {
+            self.run_one(ddl, statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_one(&mut self, ddl: &Ddl, statement: &str) -> Result<(), Failure> {
+        let outcome = self.query_unlimited(statement).await?;
         if outcome.warnings > 0 {
             for row in self.query_rows("SHOW WARNINGS").await? {
                 let code = u64_at(&row, 1).and_then(|c| u16::try_from(c).ok()).unwrap_or(0);
@@ -114,7 +122,9 @@ impl Session {
             }
             Class::Denied | Class::Refused => {}
         }
+        // Of several statements the goal only tells about the last one.
         if PERHAPS_REACHED.contains(&error.code)
+            && statements(ddl).len() == 1
             && let Some(goal) = &ddl.goal
             && self.goal_reached(goal).await?
         {
@@ -261,6 +271,12 @@ struct Entry {
     generation: u64,
     started: bool,
     definitions: Definitions,
+}
+
+/// A batch of CREATE TABLE is one DDL with several statements, each of which can run again (`rerun`). Other texts are sent
+/// as they are: where a statement ends depends on the sql_mode of the session that wrote them.
+fn statements(ddl: &Ddl) -> Vec<&str> {
+    if ddl.rerun { text::statements(&ddl.sql) } else { vec![&ddl.sql] }
 }
 
 fn bare(sql: &str) -> &str {

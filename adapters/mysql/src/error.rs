@@ -43,13 +43,14 @@ impl ServerError {
             }
             // Read-only (a fail-over in progress): another connection may reach the new primary.
             1290 | 1792 | 1836 => Class::Lost,
-            // Deadlock, lock waits, changed snapshot or definition, time limits, memory, disk, too many connections.
+            // Deadlock, lock waits, changed snapshot or definition, time limits, memory, full disk or table, too many connections.
             1020
             | 1021
             | 1037
             | 1038
             | 1040
             | 1041
+            | 1114
             | 1203
             | 1205
             | 1213

@@ -100,7 +100,13 @@ async fn run(config: DrainerSettings) -> anyhow::Result<u8> {
         downstream = format!("{}:{}", config.downstream.host, config.downstream.port),
         "drainer starts"
     );
-    let pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)).await;
+    let pd = tokio::select! {
+        pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)) => pd,
+        signal = signals::shutdown() => {
+            tracing::info!(signal = signal?, "got signal to exit.");
+            return Ok(0);
+        }
+    };
     tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
     let registry = Registry::new(&config.pd_urls)?;
 
@@ -170,6 +176,7 @@ fn machine_config(config: &DrainerSettings, node_id: NodeId) -> anyhow::Result<D
     machine.txn_batch = u64::try_from(config.txn_batch)?;
     machine.safe_mode = config.safe_mode;
     machine.ignore_txn_commit_ts.clone_from(&config.ignore_txn_commit_ts);
+    machine.accept_offline_pumps.clone_from(&config.accept_offline_pumps);
     machine.translate = TranslateConfig { ignore_schemas: config.ignore_schemas.clone(), sync_ddl: config.sync_ddl };
     machine.seed = getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
     Ok(machine)

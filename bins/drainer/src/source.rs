@@ -37,6 +37,8 @@ impl Sources {
     }
 
     pub fn open(&mut self, source: SourceId, addr: String, last: CommitTs, credit: u64) {
+        // A stream that ended by itself is not closed by the machine: it opens another one.
+        self.open.retain(|_, source| !source.task.is_finished());
         let (granted, grants) = watch::channel(credit);
         let (cluster, gzip, sender) = (self.cluster, self.gzip, self.sender.clone());
         let task = tokio::spawn(async move {

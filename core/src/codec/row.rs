@@ -14,6 +14,8 @@ use crate::schema::model::{FieldType, IndexColumn, TableInfo};
 pub struct RowImage<'a> {
     /// Ascending ids.
     columns: Vec<(i64, Datum<'a>)>,
+    /// The bytes hold columns that the table does not know.
+    stepped_over: bool,
 }
 
 impl<'a> RowImage<'a> {
@@ -41,6 +43,16 @@ impl<'a> RowImage<'a> {
     /// By ascending column id.
     pub fn iter(&self) -> impl Iterator<Item = (i64, &Datum<'a>)> {
         self.columns.iter().map(|(id, datum)| (*id, datum))
+    }
+
+    /// Whether columns unknown to the table were stepped over; of an update, the old image tells for both.
+    #[must_use]
+    pub fn has_unknown(&self) -> bool {
+        self.stepped_over
+    }
+
+    pub(super) fn step_over(&mut self) {
+        self.stepped_over = true;
     }
 
     /// False when the column is there already.
@@ -98,6 +110,7 @@ pub fn decode_update<'a>(row: &'a [u8], table: &TableInfo) -> Result<(RowImage<'
             }
         }
     }
+    old.stepped_over = known.missed;
     if let Some((id, _)) = old.iter().find(|(id, _)| !new.contains(*id)) {
         return Err(input.fail(format!("a new value for column {id} too")));
     }
@@ -148,6 +161,7 @@ fn row_value<'a>(input: &mut Reader<'a>, table: &TableInfo) -> Result<RowImage<'
             return Err(CodecError::new(start, format!("column {id} only once in a row")));
         }
     }
+    image.stepped_over = known.missed;
     Ok(image)
 }
 
@@ -183,11 +197,13 @@ struct Known<'t> {
     next: usize,
     /// Ids and their positions in the table.
     sorted: Option<Vec<(i64, usize)>>,
+    /// An id that could be a column's was not found.
+    missed: bool,
 }
 
 impl<'t> Known<'t> {
     const fn new(table: &'t TableInfo) -> Self {
-        Self { table, next: 0, sorted: None }
+        Self { table, next: 0, sorted: None, missed: false }
     }
 
     fn contains(&mut self, id: i64) -> bool {
@@ -205,7 +221,10 @@ impl<'t> Known<'t> {
             ids.sort_unstable();
             ids
         });
-        let Ok(found) = sorted.binary_search_by_key(&id, |(id, _)| *id) else { return false };
+        let Ok(found) = sorted.binary_search_by_key(&id, |(id, _)| *id) else {
+            self.missed = true;
+            return false;
+        };
         self.next = sorted.get(found).map_or(0, |(_, at)| at + 1);
         true
     }
@@ -329,6 +348,11 @@ mod tests {
         let image = pairs.iter().flat_map(|p| encode(p)).collect::<Vec<u8>>();
         let image = decode_delete(&image, &table).unwrap();
         assert_eq!(image.iter().collect::<Vec<_>>(), [(3, &Datum::Int(1)), (5, &Datum::Int(2))]);
+        assert!(image.has_unknown());
+        let row_id_only = encode(&[Datum::Int(-1), Datum::Int(77)]);
+        assert!(!decode_delete(&row_id_only, &table).unwrap().has_unknown(), "the row id is no column");
+        let both = [encode(&[Datum::Int(9), text("x")]), encode(&[Datum::Int(9), text("y")])].concat();
+        assert!(decode_update(&both, &table).unwrap().0.has_unknown());
     }
 
     #[test]

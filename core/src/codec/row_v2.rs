@@ -36,7 +36,10 @@ pub fn decode<'a>(row: &'a [u8], table: &TableInfo) -> Result<RowImage<'a>, Code
             value = Some(data.get(start..end).ok_or_else(|| CodecError::new(at, "rising ends inside the data"))?);
             start = end;
         }
-        let Some(column) = table.cols.iter().find(|c| c.id == id) else { continue };
+        let Some(column) = table.cols.iter().find(|c| c.id == id) else {
+            image.step_over();
+            continue;
+        };
         let datum = match value {
             Some(value) => flagless(value, column).map_err(|e| e.shifted(at + start - value.len()))?,
             None => Datum::Null,

@@ -2,6 +2,7 @@
 
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls};
+use crate::drainer::filter::Filter;
 use crate::ids::{CommitTs, NodeId};
 use Support::{Honoured, NoEffect, NotYet};
 use serde_json::Value;
@@ -36,6 +37,13 @@ pub const KEYS: &[Key] = &[
     key("compressor", "compressor", Kind::Text, Honoured, "gzip, or empty: compression of what Pumps send"),
     key("synced-check-time", "synced-check-time", Kind::Int, NotYet, "minutes"),
     key("", "cache-binlog-count", Kind::Int, NoEffect("queues are bounded by bytes here"), "no effect"),
+    key(
+        "accept-offline-pumps",
+        "accept-offline-pump",
+        Kind::TextList,
+        Honoured,
+        "comma list of offline Pumps whose binlogs above the checkpoint are given up",
+    ),
     key("syncer.txn-batch", "txn-batch", Kind::Int, Honoured, "rows of one downstream transaction (default 20)"),
     key("syncer.worker-count", "c", Kind::Int, NoEffect(ONE_CONNECTION), "number of workers"),
     key("syncer.db-type", "dest-db-type", Kind::Text, Honoured, "mysql or tidb (default mysql)"),
@@ -156,6 +164,8 @@ pub struct DrainerSettings {
     pub sync_ddl: bool,
     pub ignore_schemas: Vec<String>,
     pub ignore_txn_commit_ts: BTreeSet<CommitTs>,
+    /// Ours: offline Pumps whose binlogs above the checkpoint are given up (rules 7).
+    pub accept_offline_pumps: BTreeSet<NodeId>,
     pub downstream: Downstream,
 }
 
@@ -207,6 +217,7 @@ impl DrainerSettings {
             sync_ddl: s.bool("syncer.sync-ddl").unwrap_or(true),
             ignore_schemas: ignore_schemas(s)?,
             ignore_txn_commit_ts: ignored_commits(s)?,
+            accept_offline_pumps: accepted_pumps(s)?,
             downstream: downstream(s, env)?,
             addr,
             advertise_addr,
@@ -229,6 +240,7 @@ fn ignore_schemas(s: &Settings) -> Result<Vec<String>, ConfigError> {
     if list.iter().any(String::is_empty) {
         return Err(s.wrong("syncer.ignore-schemas", "empty schema name in the list"));
     }
+    Filter::compile(&list).map_err(|e| s.wrong("syncer.ignore-schemas", e))?;
     Ok(list)
 }
 
@@ -240,6 +252,13 @@ fn ignored_commits(s: &Settings) -> Result<BTreeSet<CommitTs>, ConfigError> {
         .flatten()
         .map(|v| v.as_u64().map(CommitTs::new).ok_or_else(|| s.wrong(KEY, format!("{v} is no timestamp"))))
         .collect()
+}
+
+fn accepted_pumps(s: &Settings) -> Result<BTreeSet<NodeId>, ConfigError> {
+    const KEY: &str = "accept-offline-pumps";
+    let list = s.get(KEY).and_then(Value::as_array).into_iter().flatten();
+    let names = list.map(|v| v.as_str().map(str::trim).unwrap_or_default()).filter(|name| !name.is_empty());
+    names.map(|name| NodeId::parse(name).map_err(|e| s.wrong(KEY, e))).collect()
 }
 
 fn downstream(s: &Settings, env: &MysqlEnvironment) -> Result<Downstream, ConfigError> {

@@ -10,13 +10,14 @@ use super::ddl::{JobWait, dropped};
 use super::effect::Effect;
 use super::input::ResolveAction;
 use super::item::Kind;
+use super::learn::Learning;
 use super::merge::Merged;
 use super::out::Out;
-use super::pause::{Paused, accepted, may_resolve};
+use super::pause::{Paused, Skipped, accepted, may_resolve};
 use super::retry::Retry;
 use super::sinkflight::{Flight, Session, What};
 use super::source::PumpKey;
-use super::translate::DdlPlan;
+use super::translate::{DdlPlan, Transaction};
 use super::translation::Translate;
 use super::window::Window;
 use crate::fault::Fault;
@@ -44,6 +45,7 @@ pub(super) struct Applier<T> {
     pub(super) recorded: BTreeSet<CommitTs>,
     pub(super) progress: Progress,
     job: Option<JobWait>,
+    learning: Learning,
     pub(super) paused: Option<Paused>,
     /// A batch failed as a whole: up to here each transaction goes alone, to find out which one it is.
     pub(super) alone_until: CommitTs,
@@ -76,6 +78,8 @@ pub struct Counts {
     pub filtered: u64,
     /// Found recorded already.
     pub recorded: u64,
+    /// Groups of rows left out because their table is gone, its creation was skipped, or it is internal to TiDB.
+    pub dropped: u64,
 }
 
 /// One transaction on its way to the sink.
@@ -123,6 +127,7 @@ impl<T: Translate> Applier<T> {
             recorded,
             progress: Progress::new(now, checkpoint, state),
             job: None,
+            learning: Learning::new(),
             paused: None,
             alone_until: CommitTs::ZERO,
             retry: Retry::new("applying to the downstream"),
@@ -186,7 +191,7 @@ impl<T: Translate> Applier<T> {
     fn stage(&mut self, now: MonoTime, config: &DrainerConfig, out: &mut Out) {
         while !self.stuck && self.may_stage(config) {
             let Some((commit_ts, kind)) = self.window.peek() else { return };
-            let kind = match kind {
+            let filtered = match kind {
                 Kind::Ddl { job_id, query, schema_state } => {
                     let (job_id, query, schema_state) = (*job_id, query.clone(), *schema_state);
                     // The barrier: everything before is applied.
@@ -198,17 +203,19 @@ impl<T: Translate> Applier<T> {
                     self.stage_ddl(now, config, commit_ts, &json, &query, schema_state, out);
                     continue;
                 }
-                Kind::Fake | Kind::SetVal | Kind::Dml { .. } => self.window.take(),
-            };
-            let Some((commit_ts, kind)) = kind else { return };
-            match kind {
-                Kind::Dml { value } => self.stage_rows(now, config, commit_ts, &value, out),
-                Kind::Fake => self.done(commit_ts),
-                Kind::SetVal | Kind::Ddl { .. } => {
-                    self.counts.filtered += 1;
-                    self.done(commit_ts);
+                Kind::Dml { value } => {
+                    let value = value.clone();
+                    if !self.stage_rows(now, config, commit_ts, &value, out) {
+                        return;
+                    }
+                    continue;
                 }
-            }
+                Kind::Fake => false,
+                Kind::SetVal => true,
+            };
+            self.window.take();
+            self.counts.filtered += u64::from(filtered);
+            self.done(commit_ts);
         }
     }
 
@@ -224,37 +231,83 @@ impl<T: Translate> Applier<T> {
         self.flight.as_ref().map_or(0, Flight::count)
     }
 
-    fn stage_rows(&mut self, now: MonoTime, config: &DrainerConfig, commit_ts: CommitTs, value: &[u8], out: &mut Out) {
+    /// The transaction that `peek` shows. False: it waits for the DDL history, and everything behind it too.
+    fn stage_rows(
+        &mut self,
+        now: MonoTime,
+        config: &DrainerConfig,
+        commit_ts: CommitTs,
+        value: &[u8],
+        out: &mut Out,
+    ) -> bool {
+        let passes = self.recorded.contains(&commit_ts) || config.ignore_txn_commit_ts.contains(&commit_ts);
+        if passes {
+            self.window.take();
+            self.pass_rows(now, commit_ts, out);
+            return true;
+        }
+        let ahead = self.translator.ahead_of_history(value);
+        if ahead.is_some_and(|version| !self.learning.may_translate(now, version, out)) {
+            return false;
+        }
+        let safe = config.safe_mode || commit_ts <= self.progress.state().safe_until;
+        let translated = self.translator.transaction(commit_ts, value, safe);
+        let incomplete = translated.as_ref().map_or(true, |transaction| transaction.unknown_columns);
+        if let Some(version) = ahead
+            && incomplete
+            && self.learning.look_again(now, version)
+        {
+            return false;
+        }
+        self.window.take();
+        match translated {
+            Ok(transaction) => self.stage_transaction(commit_ts, transaction, value.len() as u64),
+            Err(fault) => self.stick(fault, out),
+        }
+        true
+    }
+
+    /// Recorded already, or left out by the configuration.
+    fn pass_rows(&mut self, now: MonoTime, commit_ts: CommitTs, out: &mut Out) {
         if self.recorded.contains(&commit_ts) {
             self.counts.recorded += 1;
             self.progress.passed();
             self.last_applied = Some((commit_ts, now));
-            self.done(commit_ts);
-            return;
-        }
-        if config.ignore_txn_commit_ts.contains(&commit_ts) {
+        } else {
             out.notice(Level::Info, format!("the transaction with commit_ts {commit_ts} is left out as configured"));
+            self.counts.filtered += 1;
+        }
+        self.done(commit_ts);
+    }
+
+    fn stage_transaction(&mut self, commit_ts: CommitTs, transaction: Transaction, bytes: u64) {
+        self.counts.dropped += transaction.dropped;
+        if transaction.statements.is_empty() {
             self.counts.filtered += 1;
             self.done(commit_ts);
             return;
         }
-        let safe = config.safe_mode || commit_ts <= self.progress.state().safe_until;
-        match self.translator.transaction(commit_ts, value, safe) {
-            Ok(transaction) if transaction.statements.is_empty() => {
-                self.counts.filtered += 1;
-                self.done(commit_ts);
-            }
-            Ok(transaction) => {
-                let (inserted, updated, deleted) = transaction.rows;
-                self.counts.inserted_rows += inserted;
-                self.counts.updated_rows += updated;
-                self.counts.deleted_rows += deleted;
-                let rows = inserted.saturating_add(updated).saturating_add(deleted);
-                let rows = rows.max(transaction.statements.len() as u64);
-                let action = Action::Rows(transaction.statements);
-                self.stage_one(Staged { commit_ts, action, rows, bytes: value.len() as u64 });
-            }
-            Err(fault) => self.stick(fault, out),
+        let (inserted, updated, deleted) = transaction.rows;
+        self.counts.inserted_rows += inserted;
+        self.counts.updated_rows += updated;
+        self.counts.deleted_rows += deleted;
+        let rows = inserted.saturating_add(updated).saturating_add(deleted);
+        let rows = rows.max(transaction.statements.len() as u64);
+        self.stage_one(Staged { commit_ts, action: Action::Rows(transaction.statements), rows, bytes });
+    }
+
+    /// An answer to `LoadHistory`.
+    pub(super) fn history_done(
+        &mut self,
+        now: MonoTime,
+        op: crate::ids::OpId,
+        result: Result<Vec<Bytes>, String>,
+        out: &mut Out,
+    ) {
+        if let Some(jobs) = self.learning.done(now, op, result, out)
+            && let Err(fault) = self.translator.learn_history(&jobs)
+        {
+            self.stick(fault, out);
         }
     }
 
@@ -453,13 +506,18 @@ impl<T: Translate> Applier<T> {
             return Err(format!("commit_ts {commit_ts} is not the next transaction any more"));
         };
         let ddl = first.is_ddl();
+        let consequence = match (ddl, self.translator.last_ddl_creates()) {
+            (false, _) => Skipped::Rows,
+            (true, true) => Skipped::Create,
+            (true, false) => Skipped::Ddl,
+        };
         match action {
             ResolveAction::Retry => {}
             ResolveAction::Skip => first.action = Action::Record { ddl, drop_rows: ddl },
             ResolveAction::MarkApplied => first.action = Action::Record { ddl, drop_rows: false },
         }
         self.paused = None;
-        let text = accepted(commit_ts, action);
+        let text = accepted(commit_ts, action, consequence);
         out.notice(Level::Warn, format!("an operator decided: {text}"));
         Ok(text)
     }
@@ -478,6 +536,9 @@ impl<T: Translate> Applier<T> {
         if let Some((error, since)) = self.retry.trouble() {
             return Some((format!("the downstream fails: {error}"), Some(since)));
         }
+        if let Some((error, since)) = self.learning.trouble() {
+            return Some((format!("the DDL history cannot be read: {error}"), Some(since)));
+        }
         self.job.as_ref().map(|job| (job.why_waiting(), Some(job.since())))
     }
 
@@ -486,7 +547,7 @@ impl<T: Translate> Applier<T> {
     }
 
     pub(super) fn deadline(&self) -> Option<MonoTime> {
-        let job = self.job.as_ref().and_then(JobWait::deadline);
+        let job = [self.job.as_ref().and_then(JobWait::deadline), self.learning.deadline()].into_iter().flatten().min();
         if self.flight.is_some() || self.dead || self.rewind.is_some() {
             return job;
         }

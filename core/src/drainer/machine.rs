@@ -179,6 +179,8 @@ impl<T: Translate> Drainer<T> {
             Input::HistoryDone { op, result } => {
                 if let Life::Starting(starting) = &mut self.life {
                     starting.history_done(now, &self.config, op, text(result), &mut self.out);
+                } else if let Some(applier) = &mut self.applier {
+                    applier.history_done(now, op, text(result), &mut self.out);
                 }
             }
             Input::JobDone { op, result } => {

@@ -9,6 +9,7 @@ pub mod filter;
 mod heartbeat;
 pub mod input;
 mod item;
+mod learn;
 mod life;
 pub mod machine;
 mod membership;

@@ -58,10 +58,33 @@ pub(super) fn may_resolve(paused: Option<&Paused>, commit_ts: CommitTs) -> Resul
     }
 }
 
-/// The answer to a command that was accepted.
-pub(super) fn accepted(commit_ts: CommitTs, action: ResolveAction) -> String {
+/// What is left out by a skip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Skipped {
+    Rows,
+    /// A DDL that creates tables: they are not replicated from now on.
+    Create,
+    /// Another DDL: the schema as tracked is ahead of the downstream's.
+    Ddl,
+}
+
+impl Skipped {
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Rows => "the downstream lacks its changes, and later changes of the same rows may be refused",
+            Self::Create => "the tables that it creates are not replicated: all their later rows and DDL are dropped",
+            Self::Ddl => {
+                "the downstream stays as it was before this DDL; later rows and DDL that need it are refused, so apply an \
+                 equivalent by hand. What it would have removed (rows, keys, tables) is still there"
+            }
+        }
+    }
+}
+
+/// The answer to a command that was accepted; a skip says what it costs.
+pub(super) fn accepted(commit_ts: CommitTs, action: ResolveAction, skipped: Skipped) -> String {
     match action {
-        ResolveAction::Skip => format!("commit_ts {commit_ts} is skipped"),
+        ResolveAction::Skip => format!("commit_ts {commit_ts} is skipped: {}", skipped.consequence()),
         ResolveAction::Retry => format!("commit_ts {commit_ts} is sent again"),
         ResolveAction::MarkApplied => format!("commit_ts {commit_ts} counts as applied"),
     }
@@ -78,5 +101,16 @@ mod tests {
         assert!(may_resolve(Some(&paused), CommitTs::new(8)).unwrap_err().contains("what is paused is commit_ts 7"));
         assert_eq!(may_resolve(Some(&paused), CommitTs::new(7)), Ok(()));
         assert_eq!(paused.status(MonoTime::ZERO).resolve[0], "PUT /resolve/7/skip");
+    }
+
+    #[test]
+    fn a_skip_says_what_it_costs() {
+        for (skipped, expected) in
+            [(Skipped::Rows, "lacks its changes"), (Skipped::Create, "are dropped"), (Skipped::Ddl, "stays as it was")]
+        {
+            let text = accepted(CommitTs::new(7), ResolveAction::Skip, skipped);
+            assert!(text.starts_with("commit_ts 7 is skipped: ") && text.contains(expected), "{text}");
+            assert!(!accepted(CommitTs::new(7), ResolveAction::MarkApplied, skipped).contains(expected));
+        }
     }
 }

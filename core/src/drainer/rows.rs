@@ -122,26 +122,33 @@ impl RowPlan {
         &self.shape
     }
 
-    /// The changes of one mutation, in their order, at the end of `into`.
-    pub fn translate(&self, mutation: &Mutation<'_>, into: &mut Vec<RowChange>) -> Result<(), CodecError> {
+    /// The changes of one mutation, in their order, at the end of `into`; whether a row has columns that neither
+    /// definition knows.
+    pub fn translate(&self, mutation: &Mutation<'_>, into: &mut Vec<RowChange>) -> Result<bool, CodecError> {
+        let mut unknown = false;
         for row in mutation.rows() {
-            let change = self.change(row?)?;
+            let change = self.change(row?, &mut unknown)?;
             into.push(RowChange { shape: Arc::clone(&self.shape), change });
         }
-        Ok(())
+        Ok(unknown)
     }
 
-    fn change(&self, bytes: mutation::RowChange<'_>) -> Result<Change, CodecError> {
+    fn change(&self, bytes: mutation::RowChange<'_>, unknown: &mut bool) -> Result<Change, CodecError> {
         Ok(match bytes {
             mutation::RowChange::Insert(row) => {
-                Change::Insert { new: self.inserted(&row::decode_insert(row, &self.decode)?)? }
+                let row = row::decode_insert(row, &self.decode)?;
+                *unknown |= row.has_unknown();
+                Change::Insert { new: self.inserted(&row)? }
             }
             mutation::RowChange::Update(row) => {
                 let (old, new) = row::decode_update(row, &self.decode)?;
+                *unknown |= old.has_unknown();
                 Change::Update { old: self.carried(&old)?, new: self.carried(&new)? }
             }
             mutation::RowChange::Delete(row) => {
-                Change::Delete { old: self.carried(&row::decode_delete(row, &self.decode)?)? }
+                let row = row::decode_delete(row, &self.decode)?;
+                *unknown |= row.has_unknown();
+                Change::Delete { old: self.carried(&row)? }
             }
         })
     }
@@ -296,7 +303,7 @@ mod tests {
         let mut row = Vec::new();
         encode_value(&mut row, &Datum::Int(1));
         row.extend(if columns.is_empty() { vec![0] } else { pairs(columns) });
-        match plan.change(mutation::RowChange::Insert(&row)).unwrap() {
+        match plan.change(mutation::RowChange::Insert(&row), &mut false).unwrap() {
             Change::Insert { new } => shown(plan, &new),
             other => panic!("{other:?}"),
         }
@@ -382,7 +389,7 @@ mod tests {
         let plan = plan(5, &columns, 5, &columns);
         let image = |a| pairs(&[(1, Datum::Int(1)), (2, Datum::Int(a))]);
         let row = [image(10), image(11)].concat();
-        match plan.change(mutation::RowChange::Update(&row)).unwrap() {
+        match plan.change(mutation::RowChange::Update(&row), &mut false).unwrap() {
             Change::Update { old, new } => {
                 assert_eq!((shown(&plan, &old), shown(&plan, &new)), ("id=1 a=10".into(), "id=1 a=11".into()));
             }

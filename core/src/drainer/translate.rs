@@ -42,6 +42,8 @@ pub struct Transaction {
     pub rows: (u64, u64, u64),
     /// Tables (mutations) that were left out because the table is gone, skipped by an operator, or internal to TiDB.
     pub dropped: u64,
+    /// A row has columns that no definition known so far has: their values are not in `statements`.
+    pub unknown_columns: bool,
 }
 
 /// What a DDL becomes.
@@ -67,6 +69,16 @@ pub struct Translator {
     /// (table, version of its definition) → plan, all for one epoch of the tracker.
     plans: BTreeMap<(i64, SchemaVersion), Arc<RowPlan>>,
     plans_epoch: u64,
+}
+
+/// Row changes of a data transaction, before they are rendered.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub changes: Vec<RowChange>,
+    /// Mutations that were left out, see [`Transaction::dropped`].
+    pub dropped: u64,
+    /// See [`Transaction::unknown_columns`].
+    pub unknown_columns: bool,
 }
 
 /// Where the rows of a mutation go.
@@ -124,12 +136,13 @@ impl Translator {
         Ok(())
     }
 
-    /// Whether this transaction knew a schema version that no known job reaches. Mostly a DDL is still running. But the rows
-    /// of a multi-schema change can come just before its binlog; `learn_history` before translating them lets them be read
-    /// with their own definition.
+    /// The schema version that this transaction knew, if no known job reaches it. Mostly a DDL is still running. But the
+    /// rows of a multi-schema change can come just before its binlog; `learn_history` before translating them lets them be
+    /// read with their own definition.
     #[must_use]
-    pub fn is_ahead_of_history(&self, prewrite_value: &[u8]) -> bool {
-        PrewriteValue::decode(prewrite_value).is_ok_and(|v| v.schema_version > self.tracker.known_version().raw())
+    pub fn ahead_of_history(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        let version = SchemaVersion::new(PrewriteValue::decode(prewrite_value).ok()?.schema_version);
+        (version > self.tracker.known_version()).then_some(version)
     }
 
     /// Takes up jobs that finished since `load_history` (the whole history or a part of it). Nothing is applied.
@@ -144,7 +157,7 @@ impl Translator {
         prewrite_value: &[u8],
         safe: bool,
     ) -> Result<Transaction, Fault> {
-        let (changes, dropped) = self.changes(commit_ts, prewrite_value)?;
+        let Changes { changes, dropped, unknown_columns } = self.changes(commit_ts, prewrite_value)?;
         let mut rows = (0, 0, 0);
         for change in &changes {
             match change.change {
@@ -153,29 +166,30 @@ impl Translator {
                 Change::Delete { .. } => rows.2 += 1,
             }
         }
-        Ok(Transaction { statements: dml::render(&changes, safe, self.dialect, commit_ts), rows, dropped })
+        let statements = dml::render(&changes, safe, self.dialect, commit_ts);
+        Ok(Transaction { statements, rows, dropped, unknown_columns })
     }
 
-    /// The row changes of a data transaction in their order, and the number of mutations that were dropped.
-    pub fn changes(&mut self, commit_ts: CommitTs, prewrite_value: &[u8]) -> Result<(Vec<RowChange>, u64), Fault> {
+    /// The row changes of a data transaction in their order.
+    pub fn changes(&mut self, commit_ts: CommitTs, prewrite_value: &[u8]) -> Result<Changes, Fault> {
         let bad = |what: String| Fault::BadBinlog { commit_ts, what };
         let value = PrewriteValue::decode(prewrite_value).map_err(|e| bad(format!("prewrite value: {e}")))?;
         let version = SchemaVersion::new(value.schema_version);
         self.tracker.reach(version, commit_ts);
-        let mut changes = Vec::new();
-        let mut dropped = 0;
+        let mut found = Changes::default();
         for mutation in value.mutations() {
             let mutation = mutation.map_err(|e| bad(format!("prewrite value: {e}")))?;
             match self.route(commit_ts, version, mutation.table_id)? {
-                Route::Drop => dropped += 1,
+                Route::Drop => found.dropped += 1,
                 Route::Filtered => {}
                 Route::Plan(plan) => {
-                    plan.translate(&mutation, &mut changes)
+                    found.unknown_columns |= plan
+                        .translate(&mutation, &mut found.changes)
                         .map_err(|e| bad(in_table(&plan, &mutation, version, &e)))?;
                 }
             }
         }
-        Ok((changes, dropped))
+        Ok(found)
     }
 
     fn route(&mut self, commit_ts: CommitTs, version: SchemaVersion, table: i64) -> Result<Route, Fault> {
@@ -316,6 +330,12 @@ impl Translator {
             }
         }
         true
+    }
+
+    /// Whether the last DDL that `ddl` returned creates tables.
+    #[must_use]
+    pub fn last_ddl_creates(&self) -> bool {
+        !self.created.is_empty()
     }
 
     /// An operator skipped the DDL at `commit_ts` (the last one that `ddl` returned): rows of tables that it would have

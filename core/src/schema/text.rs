@@ -97,6 +97,12 @@ pub fn create_if_not_exists(sql: &str) -> Option<String> {
     Some(format!("{} IF NOT EXISTS{}", sql.get(..after_table)?, sql.get(after_table..)?))
 }
 
+/// Whether an unquoted word stands somewhere outside of comments.
+#[must_use]
+pub fn has_word(sql: &str, word: &str) -> bool {
+    Pieces::new(sql).any(|(_, token)| token.is_word(word))
+}
+
 fn tokens(sql: &str) -> Vec<Token> {
     Pieces::new(sql).map(|(_, token)| token).collect()
 }

@@ -15,6 +15,7 @@ use super::model::{ActionType, Job, TableInfo};
 use super::view::{Effect, View};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, SchemaVersion};
+use crate::time::Tso;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Applied {
     pub effect: Effect,
     /// Name of the job's database at the time (before a DROP DATABASE), if known.
     pub schema: Option<String>,
+    /// Character set and collation of the database, where the job holds its definition.
+    pub schema_charset: Option<(String, String)>,
 }
 
 impl Tracker {
@@ -99,7 +102,11 @@ impl Tracker {
     }
 
     fn catch_up(&mut self, upto: JobKey, commit_ts: CommitTs) {
-        let due = |job: &Job| job.action != ActionType::MULTI_SCHEMA_CHANGE || job.binlog.finished_ts < commit_ts.raw();
+        // `finished_ts` is where the transaction with the binlog began: others may commit before it ends.
+        let over = |job: &Job| {
+            commit_ts.tso().physical_ms() > Tso::new(job.binlog.finished_ts).physical_ms().saturating_add(FINISHING_MS)
+        };
+        let due = |job: &Job| job.action != ActionType::MULTI_SCHEMA_CHANGE || over(job);
         let keys: Vec<JobKey> = self.pending.range(..=upto).filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(job) = self.pending.remove(&key) {
@@ -139,7 +146,8 @@ impl Tracker {
             .or_else(|| self.view.schema(job.schema_id).map(str::to_owned))
             .or_else(|| job.binlog.db_info.as_ref().map(|db| db.db_name.original.clone()))
             .or_else(|| Some(job.schema_name.clone()).filter(|name| !name.is_empty()));
-        Some(Applied { effect, schema })
+        let schema_charset = job.binlog.db_info.as_ref().map(|db| (db.charset.clone(), db.collate.clone()));
+        Some(Applied { effect, schema, schema_charset })
     }
 
     /// What was derived from the view holds while this does not change.
@@ -166,6 +174,9 @@ impl Tracker {
     }
 }
 
+/// Far longer than the commit of one small transaction.
+const FINISHING_MS: u64 = 60_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +187,10 @@ mod tests {
             r#"{{"id":{version},"type":{action},"state":6,"schema_id":1,"table_id":{table},"binlog":{{"SchemaVersion":{version},
             "FinishedTS":{finished},"TableInfo":{{"id":{table},"name":{{"O":"t{table}","L":"t{table}"}}}}}}}}"#
         ))
+    }
+
+    fn second(n: u64) -> u64 {
+        Tso::compose(n * 1000, 0).raw()
     }
 
     fn tables(tracker: &Tracker) -> Vec<i64> {
@@ -199,12 +214,14 @@ mod tests {
 
     #[test]
     fn a_multi_schema_change_waits_for_its_binlog_until_it_has_finished() {
-        let mut tracker = Tracker::load(&[job(1, 3, 11, 10), job(2, 61, 12, 20), job(3, 3, 13, 30)]).unwrap();
-        reach(&mut tracker, 2, 15);
+        let mut tracker = Tracker::load(&[job(1, 3, 11, 10), job(2, 61, 12, second(20)), job(3, 3, 13, second(30))]).unwrap();
+        reach(&mut tracker, 2, second(15));
         assert_eq!(tables(&tracker), [11], "its version is visible before its binlog");
-        reach(&mut tracker, 3, 19);
+        reach(&mut tracker, 3, second(19));
         assert_eq!(tables(&tracker), [11, 13], "others of that version are not held back");
-        reach(&mut tracker, 3, 21);
+        reach(&mut tracker, 3, second(21));
+        assert_eq!(tables(&tracker), [11, 13], "its transaction may still be committing");
+        reach(&mut tracker, 3, second(90));
         assert_eq!(tables(&tracker), [11, 12, 13]);
     }
 

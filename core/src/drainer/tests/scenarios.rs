@@ -1,7 +1,7 @@
 //! Single situations of the whole machine.
 
 use super::sink::Way;
-use super::translator::{BROKEN, value};
+use super::translator::{BROKEN, UNKNOWN, value, value_at};
 use super::world::{Faults, Txn, World, ddl, dml, pump};
 use crate::drainer::input::{Input, ResolveAction};
 use crate::fault::Fault;
@@ -324,6 +324,36 @@ fn many_small_transactions_stay_within_the_credit() {
     world.restart();
     world.run_until("nothing is held", |w| w.is_done() && w.drainer.status().queues.bytes == 0);
     assert_eq!(effects(&world), all);
+}
+
+/// Rows of a multi-schema change that come just before its binlog (spec recorded).
+#[test]
+fn rows_ahead_of_the_history_wait_for_their_definition() {
+    for seed in 0..20 {
+        let ahead = |ts| dml(ts, value_at(UNKNOWN, 0, 5), &[0]);
+        let mut txns = vec![dml(15, value(1, 0, 0), &[0]), ahead(20), ahead(21), ahead(22)];
+        txns.push(ddl(40, 5, 6, "alter", &[0]));
+        txns.push(dml(50, value_at(UNKNOWN, 40, 5), &[0]));
+        let mut world = World::new(seed, txns, 1);
+        world.faults = Faults { control: 20, ..Faults::default() };
+        finish(&mut world);
+        assert_eq!((effects(&world), world.incomplete), (vec![15, 20, 21, 22, 40, 50], 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_ddl_that_goes_on_is_looked_for_once_per_version() {
+    let ahead = |ts: u64| dml(ts, value_at(1, 0, 5 + i64::try_from(ts / 100).unwrap()), &[0]);
+    let all: Vec<u64> = (10..300).step_by(10).collect();
+    let mut world = World::new(1, all.iter().map(|ts| ahead(*ts)).collect(), 1);
+    finish(&mut world);
+    assert_eq!(effects(&world), all);
+    assert_eq!(world.history_reads, 1 + 3, "at the start, then for the versions 5, 6, 7");
+    // Columns that stay unknown delay the first transaction of the version, no more.
+    let mut world = World::new(1, (0..9).map(|n| dml(10 + n, value_at(UNKNOWN, 0, 9), &[0])).collect(), 1);
+    finish(&mut world);
+    assert_eq!(world.incomplete, 27);
+    assert!((3..30).contains(&world.history_reads), "{}", world.history_reads);
 }
 
 /// The model of the downstream refuses what the port must refuse, else the tests above prove nothing.

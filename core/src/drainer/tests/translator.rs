@@ -29,6 +29,16 @@ pub(crate) fn value(rows: u8, last_ddl: u64, table: u64) -> Vec<u8> {
     bytes
 }
 
+/// The same of a transaction that knew a schema version.
+pub(crate) fn value_at(rows: u8, last_ddl: u64, version: i64) -> Vec<u8> {
+    let mut bytes = value(rows, last_ddl, 0);
+    bytes.extend(version.to_le_bytes());
+    bytes
+}
+
+/// Rows of a value with columns that are unknown until its schema version is in the history.
+pub(crate) const UNKNOWN: u8 = 3;
+
 /// Rows of a value that the translator refuses.
 pub(crate) const BROKEN: u8 = 255;
 
@@ -60,7 +70,7 @@ impl Translate for Fake {
     }
 
     fn transaction(&mut self, ts: CommitTs, value: &[u8], _safe: bool) -> Result<Transaction, Fault> {
-        assert!(ts > self.last, "{ts} after {}", self.last);
+        assert!(ts >= self.last, "{ts} after {}", self.last);
         self.last = ts;
         let rows = value[0];
         if rows == BROKEN {
@@ -70,9 +80,20 @@ impl Translate for Fake {
         assert_eq!(needs, self.last_ddl, "transaction {ts} is translated with another schema than its own");
         let table = i64::from_le_bytes(value[9..17].try_into().unwrap());
         let rows = if self.skipped.contains(&table) { 0 } else { rows };
+        let unknown_columns = rows == UNKNOWN && self.ahead_of_history(value).is_some();
+        let what = if unknown_columns { "incomplete" } else { "dml" };
         let statement =
-            |i| Statement { sql: format!("dml {ts} {i}"), params: vec![], affected: Some(1), commit_ts: ts };
-        Ok(Transaction { statements: (0..rows).map(statement).collect(), rows: (u64::from(rows), 0, 0), dropped: 0 })
+            |i| Statement { sql: format!("{what} {ts} {i}"), params: vec![], affected: Some(1), commit_ts: ts };
+        Ok(Transaction { statements: (0..rows).map(statement).collect(), rows: (u64::from(rows), 0, 0), dropped: 0, unknown_columns })
+    }
+
+    fn ahead_of_history(&self, value: &[u8]) -> Option<SchemaVersion> {
+        let version = SchemaVersion::new(i64::from_le_bytes(value.get(17..25)?.try_into().unwrap()));
+        (self.jobs.iter().map(Job::version).max() < Some(version)).then_some(version)
+    }
+
+    fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
+        self.load_history(jobs)
     }
 
     fn is_setval(query: &[u8], _: &[u8]) -> bool {
@@ -96,6 +117,10 @@ impl Translate for Fake {
             rerun: false,
             goal: None,
         })))
+    }
+
+    fn last_ddl_creates(&self) -> bool {
+        true
     }
 
     fn skip_last_ddl(&mut self) {

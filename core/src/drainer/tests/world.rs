@@ -97,6 +97,10 @@ pub(crate) struct World {
     pub(crate) stopped: bool,
     pub(crate) crashes: u64,
     pub(crate) opens: Vec<(usize, u64)>,
+    /// Reads of the whole history.
+    pub(crate) history_reads: usize,
+    /// Statements of transactions whose columns were not all known.
+    pub(crate) incomplete: usize,
     /// Absent looks that a job needs before it is found.
     pub(crate) job_delay: u64,
     /// How the next operation that the function accepts goes.
@@ -131,6 +135,8 @@ impl World {
             stopped: false,
             crashes: 0,
             opens: vec![],
+            history_reads: 0,
+            incomplete: 0,
             job_delay: 0,
             force: None,
         };
@@ -175,6 +181,9 @@ impl World {
         match event {
             Event::Deliver(input) => self.handle(input),
             Event::Sink { op, request } => {
+                if let SinkOp::Apply { statements, .. } = &request {
+                    self.incomplete += statements.iter().filter(|s| s.sql.starts_with("incomplete")).count();
+                }
                 let forced = self.force.take_if(|(accepts, _)| accepts(&request));
                 let way = forced.map_or_else(|| self.way(), |(_, way)| way);
                 let mut result = self.db.run(&request, way, &mut self.rng);
@@ -294,6 +303,7 @@ impl World {
                 self.soon(Event::Deliver(Input::StatusDone { op, result }));
             }
             Effect::LoadHistory { op } => {
+                self.history_reads += 1;
                 let result = self.control(self.history().collect());
                 self.soon(Event::Deliver(Input::HistoryDone { op, result }));
             }

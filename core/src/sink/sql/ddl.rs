@@ -83,9 +83,8 @@ impl DdlText<'_> {
     fn statement(&self) -> (String, Option<String>) {
         let as_it_is = || (self.query.to_owned(), self.applied.schema.clone());
         match self.action {
-            ActionType::CREATE_SCHEMA | ActionType::DROP_SCHEMA | ActionType::RECOVER_SCHEMA => {
-                (self.query.to_owned(), None)
-            }
+            ActionType::CREATE_SCHEMA => (self.create_schema(), None),
+            ActionType::DROP_SCHEMA | ActionType::RECOVER_SCHEMA => (self.query.to_owned(), None),
             ActionType::DROP_TABLE => self.drop_one("TABLE").unwrap_or_else(as_it_is),
             ActionType::DROP_VIEW => self.drop_one("VIEW").unwrap_or_else(as_it_is),
             ActionType::DROP_SEQUENCE => self.drop_one("SEQUENCE").unwrap_or_else(as_it_is),
@@ -94,6 +93,23 @@ impl DdlText<'_> {
             ActionType::CREATE_TABLES => self.create_tables().unwrap_or_else(as_it_is),
             _ => as_it_is(),
         }
+    }
+
+    /// The downstream's default collation of a character set is another one than TiDB's, and then all tables that say
+    /// nothing themselves would compare otherwise: what the text leaves open is taken from the definition.
+    fn create_schema(&self) -> String {
+        let Some((charset, collation)) = &self.applied.schema_charset else { return self.query.to_owned() };
+        let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !plain(charset) || !plain(collation) || text::has_word(self.query, "COLLATE") {
+            return self.query.to_owned();
+        }
+        let [statement] = text::statements(self.query)[..] else { return self.query.to_owned() };
+        let charset = match ["CHARACTER", "CHARSET"].iter().any(|word| text::has_word(self.query, word)) {
+            true => String::new(),
+            false => format!("CHARACTER SET {charset} "),
+        };
+        // On a line of its own: the text may end with a comment.
+        format!("{statement}\n{charset}COLLATE {collation}")
     }
 
     fn drop_one(&self, what: &str) -> Option<(String, Option<String>)> {
@@ -216,13 +232,36 @@ mod tests {
     }
 
     fn plan(action: ActionType, query: &str, moves: Vec<TableMove>, dialect: Dialect) -> Result<Ddl, String> {
-        let applied = Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()) };
+        let applied =
+            Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()), schema_charset: None };
         DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, dialect }.plan()
     }
 
     fn sent(action: ActionType, query: &str, moves: Vec<TableMove>) -> String {
         let ddl = plan(action, query, moves, Dialect::MariaDb).unwrap();
         format!("{}: {}", ddl.database.as_deref().unwrap_or("-"), ddl.sql)
+    }
+
+    #[test]
+    fn a_database_gets_the_collation_that_it_has_upstream() {
+        let sent = |query: &str, collation: &str| {
+            let applied = Applied {
+                effect: Effect::Schema { before: None, after: Some("d".to_owned()) },
+                schema: Some("d".to_owned()),
+                schema_charset: Some(("utf8mb4".to_owned(), collation.to_owned())),
+            };
+            let (commit_ts, action, dialect) = (CommitTs::new(5), ActionType::CREATE_SCHEMA, Dialect::MariaDb);
+            DdlText { commit_ts, action, query, applied: &applied, dialect }.plan().unwrap().sql
+        };
+        for (query, collation, expected) in [
+            ("create database d;", "utf8mb4_bin", "create database d\nCHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
+            ("create database d charset utf8mb4 -- x", "b_c", "create database d charset utf8mb4 -- x\nCOLLATE b_c"),
+            ("create database `collate`", "b", "create database `collate`\nCHARACTER SET utf8mb4 COLLATE b"),
+            ("create database d collate utf8mb4_bin", "utf8mb4_bin", "create database d collate utf8mb4_bin"),
+            ("create database d", "b; drop", "create database d"),
+        ] {
+            assert_eq!(sent(query, collation), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! identity, so there an insert stays an insert: repeating a row is better than removing one (rules 8, takeover).
 
 use super::{Dialect, quote, quote_table};
+use crate::codec::value::{set_name, tp};
 use crate::ids::CommitTs;
 use crate::schema::model::FieldType;
 use crate::sink::change::{Change, RowChange, RowValues, TableShape};
@@ -145,7 +146,7 @@ impl Renderer {
     ) {
         let Some(column) = shape.columns.get(position) else { return };
         terms.push(format!("{} = {}", quote(&column.name), placeholder(&column.field)));
-        params.push(value(row, position));
+        params.push(compared(value(row, position), &column.field));
     }
 
     /// Without a key only exactly equal values are the same row: the collation's equality would accept a row that differs
@@ -177,9 +178,32 @@ impl Renderer {
             }
             (_, Kind::Json | Kind::Other) => terms.push(format!("{name} = {}", placeholder(&column.field))),
         }
-        params.push(value.clone());
+        params.push(compared(value.clone(), &column.field));
     }
 }
+
+/// The form in which a value finds itself again.
+fn compared(value: SqlValue, field: &FieldType) -> SqlValue {
+    match value {
+        // MariaDB compares a SET with a number as signed integers: one with its 64th element would not be found.
+        SqlValue::UInt(mask) if field.tp == tp::SET => match set_name(mask, &field.elems) {
+            Some(names) => SqlValue::Text(names.into_bytes()),
+            None => SqlValue::UInt(mask),
+        },
+        // BINARY(n) is stored padded, and compared with what is not.
+        SqlValue::Bytes(mut bytes) if field.tp == tp::STRING => {
+            let width = usize::try_from(field.flen).unwrap_or(0).min(MAX_BINARY);
+            if bytes.len() < width {
+                bytes.resize(width, 0);
+            }
+            SqlValue::Bytes(bytes)
+        }
+        other => other,
+    }
+}
+
+/// Longest BINARY(n).
+const MAX_BINARY: usize = 255;
 
 /// How a column compares.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -338,6 +362,32 @@ mod tests {
               AND `j` = CAST(? AS JSON) LIMIT 1 #4 =1"
             ]
         );
+    }
+
+    #[test]
+    fn values_that_are_compared_in_another_form() {
+        let mut columns = vec![column("s", tp::SET), column("b", tp::STRING)];
+        columns[0].field.elems = (0..64).map(|n| format!("e{n}")).collect();
+        columns[1].field.charset = "binary".to_owned();
+        columns[1].field.flen = 4;
+        for keys in [vec![], vec![vec![0, 1]]] {
+            let s = Arc::new(TableShape {
+                id: 1,
+                schema: "d".to_owned(),
+                table: "t".to_owned(),
+                columns: columns.clone(),
+                keys,
+            });
+            let row = vec![Some(SqlValue::UInt(1 << 63 | 2)), Some(SqlValue::Bytes(b"x".to_vec()))];
+            let insert = change(&s, Change::Insert { new: row.clone() });
+            let delete = change(&s, Change::Delete { old: row.clone() });
+            let params: Vec<_> = render(&[insert, delete], false, Dialect::MariaDb, CommitTs::new(7))
+                .into_iter()
+                .map(|s| s.params)
+                .collect();
+            assert_eq!(params[0], [SqlValue::UInt(1 << 63 | 2), SqlValue::Bytes(b"x".to_vec())]);
+            assert_eq!(params[1], [SqlValue::Text(b"e1,e63".to_vec()), SqlValue::Bytes(b"x\0\0\0".to_vec())]);
+        }
     }
 
     #[test]
