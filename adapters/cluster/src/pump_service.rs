@@ -86,6 +86,12 @@ impl PullSender {
         self.items.send(Ok(item)).map_err(|_| PullGone)
     }
 
+    /// Whether the consumer is gone: such a stream must not be opened any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.items.is_closed()
+    }
+
     /// Ends the stream: `Ok` is a clean end. Dropping the sender is a clean end too.
     pub fn end(self, result: Result<(), Reject>) {
         if let Err(reject) = result {
@@ -179,7 +185,7 @@ impl PumpInbox {
 /// Signals overtake calls: a stream whose consumer left while its opening was queued is reported as closed first, and then
 /// must not be opened.
 fn wanted(event: &PumpEvent) -> bool {
-    !matches!(event, PumpEvent::PullOpen { items, .. } if items.items.is_closed())
+    !matches!(event, PumpEvent::PullOpen { items, .. } if items.is_closed())
 }
 
 impl PumpHandle {

@@ -18,9 +18,9 @@ use binlog_core::drainer::machine::Drainer;
 use binlog_core::drainer::translate::{TranslateConfig, Translator};
 use binlog_core::ids::NodeId;
 use binlog_mysql::{MysqlConfig, MysqlSink};
-use binlog_runtime::args::{self, Invocation, Program, StartError};
+use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
-use binlog_runtime::{driver, host, logs, retry, signals, status, version};
+use binlog_runtime::{driver, host, process, retry, signals, status};
 use ports::{Ports, Request};
 use std::process::ExitCode;
 use tokio::net::TcpListener;
@@ -34,40 +34,10 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    let settings = match args::parse(PROGRAM, std::env::args_os(), |name| std::env::var(name).ok()) {
-        Ok(Invocation::Run(settings)) => settings,
-        Ok(Invocation::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(StartError::Usage(text)) => {
-            eprint!("{text}");
-            return ExitCode::from(2);
-        }
-        Err(StartError::Config(error)) => {
-            eprintln!("verifying flags failed, See 'drainer --help'. {error}");
-            return ExitCode::from(1);
-        }
-    };
-    let level = settings.non_empty("log-level").unwrap_or("info");
-    if let Err(error) = logs::init(level, settings.text("log-file").unwrap_or("")) {
-        eprintln!("{error}");
-        return ExitCode::from(1);
-    }
-    match start(&settings) {
-        Ok(code) => {
-            tracing::info!(code, "drainer exit");
-            ExitCode::from(code)
-        }
-        Err(error) => {
-            tracing::error!("start drainer server failed: {error:#}");
-            eprintln!("start drainer server failed: {error:#}");
-            ExitCode::from(1)
-        }
-    }
+    process::run(PROGRAM, run)
 }
 
-fn start(settings: &Settings) -> anyhow::Result<u8> {
+async fn run(settings: Settings) -> anyhow::Result<u8> {
     let variable = |name| std::env::var(name).ok();
     let env = MysqlEnvironment {
         host: variable("MYSQL_HOST"),
@@ -75,18 +45,8 @@ fn start(settings: &Settings) -> anyhow::Result<u8> {
         user: variable("MYSQL_USER"),
         password: variable("MYSQL_PSWD"),
     };
-    let config = DrainerSettings::from_settings(settings, &host::default_host(), &env)?;
-    for (key, why) in settings.without_effect(KEYS) {
-        tracing::warn!(key, "the configuration key has no effect: {why}");
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(config))
-}
-
-async fn run(config: DrainerSettings) -> anyhow::Result<u8> {
+    let config = DrainerSettings::from_settings(&settings, &host::default_host(), &env)?;
     let node_id = node_id(&config)?;
-    let [release, commit, built, ..] = version::fields();
-    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Drainer");
     tracing::info!(?config, "configuration");
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
     // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).

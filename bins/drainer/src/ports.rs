@@ -9,7 +9,6 @@ use binlog_core::drainer::effect::Effect;
 use binlog_core::drainer::input::{Input, ResolveAction};
 use binlog_core::drainer::machine::Drainer;
 use binlog_core::drainer::status::DrainerStatus;
-use binlog_core::fault::IoFault;
 use binlog_core::ids::CommitTs;
 use binlog_core::machine::Machine;
 use binlog_core::pump::effect::Level;
@@ -46,21 +45,6 @@ pub struct Ports {
     pub calls: Calls,
 }
 
-impl Ports {
-    /// Runs `work` and hands its outcome in.
-    fn start<T, E: Into<IoFault>>(
-        &self,
-        work: impl Future<Output = Result<T, E>> + Send + 'static,
-        done: impl FnOnce(Result<T, IoFault>) -> Input + Send + 'static,
-    ) {
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            let result = work.await.map_err(Into::into);
-            sender.complete(done(result));
-        });
-    }
-}
-
 impl driver::Ports<Drainer> for Ports {
     type Request = Request;
 
@@ -84,26 +68,29 @@ impl driver::Ports<Drainer> for Ports {
         match effect {
             Effect::GetTso { op } => {
                 let pd = self.pd.clone();
-                self.start(async move { pd.tso().await }, move |result| Input::TsoDone { op, result });
+                self.sender.run(async move { pd.tso().await }, move |result| Input::TsoDone { op, result });
             }
             Effect::ListPumps { op } => {
                 let registry = self.registry.clone();
-                self.start(async move { registry.list_pumps().await }, move |result| Input::PumpsDone { op, result });
+                self.sender
+                    .run(async move { registry.list_pumps().await }, move |result| Input::PumpsDone { op, result });
             }
             Effect::PutStatus { op, status } => {
                 let (registry, kind) = (self.registry.clone(), self.kind);
-                self.start(async move { registry.put(kind, &status).await }, move |result| Input::StatusDone {
+                self.sender.run(async move { registry.put(kind, &status).await }, move |result| Input::StatusDone {
                     op,
                     result,
                 });
             }
             Effect::LoadHistory { op } => {
                 let tikv = self.tikv.clone();
-                self.start(async move { tikv.history_jobs().await }, move |result| Input::HistoryDone { op, result });
+                self.sender
+                    .run(async move { tikv.history_jobs().await }, move |result| Input::HistoryDone { op, result });
             }
             Effect::FetchJob { op, job_id } => {
                 let tikv = self.tikv.clone();
-                self.start(async move { tikv.history_job(job_id).await }, move |result| Input::JobDone { op, result });
+                self.sender
+                    .run(async move { tikv.history_job(job_id).await }, move |result| Input::JobDone { op, result });
             }
             Effect::OpenSource { source, pump, addr, last, credit } => {
                 tracing::info!(pump = pump.as_str(), addr, last = last.raw(), "pump create pull binlogs client");

@@ -16,10 +16,10 @@ use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::pump::config::PumpConfig;
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
-use binlog_runtime::args::{self, Invocation, Program, StartError};
+use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, logs, retry, signals, status, version};
+use binlog_runtime::{driver, host, process, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
@@ -45,51 +45,11 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_RECORDS: usize = 4096;
 
 fn main() -> ExitCode {
-    let settings = match args::parse(PROGRAM, std::env::args_os(), |name| std::env::var(name).ok()) {
-        Ok(Invocation::Run(settings)) => settings,
-        Ok(Invocation::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(StartError::Usage(text)) => {
-            eprint!("{text}");
-            return ExitCode::from(2);
-        }
-        Err(StartError::Config(error)) => {
-            eprintln!("verifying flags failed, See 'pump --help'. {error}");
-            return ExitCode::from(1);
-        }
-    };
-    let level = settings.non_empty("log-level").unwrap_or("info");
-    if let Err(error) = logs::init(level, settings.text("log-file").unwrap_or("")) {
-        eprintln!("{error}");
-        return ExitCode::from(1);
-    }
-    match start(&settings) {
-        Ok(code) => {
-            tracing::info!(code, "pump exit");
-            ExitCode::from(code)
-        }
-        Err(error) => {
-            tracing::error!("start pump server failed: {error:#}");
-            eprintln!("start pump server failed: {error:#}");
-            ExitCode::from(1)
-        }
-    }
+    process::run(PROGRAM, run)
 }
 
-fn start(settings: &Settings) -> anyhow::Result<u8> {
-    let config = PumpSettings::from_settings(settings, &host::default_host())?;
-    for (key, why) in settings.without_effect(KEYS) {
-        tracing::warn!(key, "the configuration key has no effect: {why}");
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(config))
-}
-
-async fn run(config: PumpSettings) -> anyhow::Result<u8> {
-    let [release, commit, built, ..] = version::fields();
-    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to Pump");
+async fn run(settings: Settings) -> anyhow::Result<u8> {
+    let config = PumpSettings::from_settings(&settings, &host::default_host())?;
     tracing::info!(?config, "configuration");
     let dir = Path::new(&config.data_dir);
     create_dir(dir)?;

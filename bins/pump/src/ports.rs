@@ -41,21 +41,6 @@ pub struct Ports {
     pub calls: Calls,
 }
 
-impl Ports {
-    /// Runs `work` and hands its outcome in.
-    fn start<T, E: Into<IoFault>>(
-        &self,
-        work: impl Future<Output = Result<T, E>> + Send + 'static,
-        done: impl FnOnce(Result<T, IoFault>) -> Input + Send + 'static,
-    ) {
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            let result = work.await.map_err(Into::into);
-            sender.complete(done(result));
-        });
-    }
-}
-
 impl driver::Ports<Pump> for Ports {
     type Request = Request;
 
@@ -67,6 +52,8 @@ impl driver::Ports<Pump> for Ports {
                 self.calls.writes.insert(write, reply);
                 Input::Write { write, cluster_id, payload }
             }
+            // Its closing may have overtaken it.
+            PumpEvent::PullOpen { items, .. } if items.is_closed() => return None,
             PumpEvent::PullOpen { stream, cluster_id, last, credit, items } => {
                 self.calls.streams.insert(stream, items);
                 Input::PullOpen { stream, cluster_id, last, credit }
@@ -85,17 +72,17 @@ impl driver::Ports<Pump> for Ports {
             Effect::Index { op, request } => self.index.submit(op, request),
             Effect::GetTso { op } => {
                 let pd = self.pd.clone();
-                self.start(async move { pd.tso().await }, move |result| Input::TsoDone { op, result });
+                self.sender.run(async move { pd.tso().await }, move |result| Input::TsoDone { op, result });
             }
             Effect::PutStatus { op, status } => {
                 let registry = self.registry.clone();
-                self.start(async move { registry.put(NodeKind::Pump, &status).await }, move |result| {
+                self.sender.run(async move { registry.put(NodeKind::Pump, &status).await }, move |result| {
                     Input::StatusDone { op, result }
                 });
             }
             Effect::NotifyDrainers { op } => {
                 let registry = self.registry.clone();
-                self.start(notify_drainers(registry), move |result| Input::NotifyDone { op, result });
+                self.sender.run(notify_drainers(registry), move |result| Input::NotifyDone { op, result });
             }
             Effect::WriteReply { write, result } => {
                 if let Some(reply) = self.calls.writes.remove(&write) {
