@@ -29,6 +29,9 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 4096;
 /// Streams of one HTTP/2 connection. A TiDB writes from all its sessions over one connection.
 const MAX_STREAMS: u32 = 100_000;
+/// Calls that a client may cancel before we have looked at them; more end its connection, and with it all other calls on it. The
+/// library's 20 are too few for a TiDB whose sessions are killed together.
+const MAX_CANCELLED: usize = 8192;
 /// After accept failed (no file descriptors left, for one): trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How an HTTP/2 client begins.
@@ -118,7 +121,8 @@ async fn connection(stream: TcpStream, routers: Arc<Routers>, watcher: Watcher) 
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .max_concurrent_streams(MAX_STREAMS);
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_CANCELLED);
         watcher.watch(builder.serve_connection(io, service)).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();

@@ -22,6 +22,8 @@ pub struct Outbox {
     /// Newest last, at most [`MAX_FAULTS`], for status.
     pub faults: VecDeque<Fault>,
     pub fault_count: u64,
+    /// Of them, those that concern one transaction each.
+    wrong_records: u64,
 }
 
 /// What to do when an operation completes.
@@ -74,6 +76,17 @@ impl Outbox {
         }
         self.faults.push_back(fault.clone());
         self.fault_count += 1;
+        // Something that is wrong with every transaction of a client would be told ten thousand times a second.
+        if matches!(fault, Fault::AssumptionBroken { .. } | Fault::PayloadMismatch { .. }) {
+            self.wrong_records += 1;
+            if self.wrong_records == MAX_WRONG_TOLD {
+                let text = "more faults of single transactions are only counted: see fault_count in /status".to_owned();
+                self.notice(Level::Warn, text);
+            }
+            if self.wrong_records >= MAX_WRONG_TOLD {
+                return;
+            }
+        }
         self.effects.push_back(Effect::Fault(fault));
     }
 
@@ -163,3 +176,5 @@ impl Timers {
 
 /// Faults kept for status: enough to see the first cause and what followed.
 const MAX_FAULTS: usize = 32;
+/// Faults of single transactions that are told one by one: enough to see what they have in common.
+const MAX_WRONG_TOLD: u64 = 100;

@@ -126,12 +126,11 @@ impl Pump {
             raw.as_ref().map(|raw| decode_ptr(what, raw)).transpose().map_err(|e| e.to_string())
         };
         match number("meta/format", format)? {
-            // Written when the log was looked through: see `first_index`.
-            None => {}
             Some(FORMAT) if node.as_ref().is_none_or(|node| node.as_ref() != self.config.node_uuid) => {
                 return Err("the index belongs to another data directory (node uuid differs)".to_owned());
             }
-            Some(FORMAT) => {}
+            // What is missing is written when the log was looked through: see `first_index`.
+            None | Some(FORMAT) => {}
             Some(other) => {
                 return Err(format!(
                     "the index has format {other}, this version reads {FORMAT}: use the version that wrote it"

@@ -156,7 +156,7 @@ impl Node {
 
     pub fn spawn(&mut self) {
         let mut command = Command::new(binary("pump").unwrap());
-        self.spawn_with(command.args(&self.flags.clone()));
+        self.spawn_with(command.args(self.flags.clone()));
     }
 
     /// `command` runs the Pump; `flags` are its own affair.

@@ -229,3 +229,14 @@ fn a_segment_that_is_not_ready_is_made_at_once() {
         assert_eq!(world.written(payload.into()), Ok(()), "{start_ts}");
     }
 }
+
+#[test]
+fn faults_of_single_transactions_do_not_flood_the_log() {
+    let mut world = World::online();
+    for start_ts in 1..300 {
+        // Nobody wrote their prewrites.
+        assert_eq!(world.written(c(start_ts * 2, start_ts * 2 + 1)), Ok(()));
+    }
+    assert_eq!((world.faults.len(), world.pump.status().fault_count), (99, 299));
+    assert_eq!(world.notices.iter().filter(|(_, text)| text.contains("only counted")).count(), 1);
+}
