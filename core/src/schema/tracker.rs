@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_multi_schema_change_waits_for_its_binlog_until_it_has_finished() {
-        let mut tracker = Tracker::load(&[job(1, 3, 11, 10), job(2, 61, 12, second(20)), job(3, 3, 13, second(30))]).unwrap();
+        let mut tracker =
+            Tracker::load(&[job(1, 3, 11, 10), job(2, 61, 12, second(20)), job(3, 3, 13, second(30))]).unwrap();
         reach(&mut tracker, 2, second(15));
         assert_eq!(tables(&tracker), [11], "its version is visible before its binlog");
         reach(&mut tracker, 3, second(19));

@@ -84,7 +84,12 @@ impl Translate for Fake {
         let what = if unknown_columns { "incomplete" } else { "dml" };
         let statement =
             |i| Statement { sql: format!("{what} {ts} {i}"), params: vec![], affected: Some(1), commit_ts: ts };
-        Ok(Transaction { statements: (0..rows).map(statement).collect(), rows: (u64::from(rows), 0, 0), dropped: 0, unknown_columns })
+        Ok(Transaction {
+            statements: (0..rows).map(statement).collect(),
+            rows: (u64::from(rows), 0, 0),
+            dropped: 0,
+            unknown_columns,
+        })
     }
 
     fn ahead_of_history(&self, value: &[u8]) -> Option<SchemaVersion> {

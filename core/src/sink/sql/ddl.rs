@@ -232,8 +232,7 @@ mod tests {
     }
 
     fn plan(action: ActionType, query: &str, moves: Vec<TableMove>, dialect: Dialect) -> Result<Ddl, String> {
-        let applied =
-            Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()), schema_charset: None };
+        let applied = Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()), schema_charset: None };
         DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, dialect }.plan()
     }
 
