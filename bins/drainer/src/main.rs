@@ -177,11 +177,7 @@ fn machine_config(config: &DrainerSettings, node_id: NodeId) -> anyhow::Result<D
     machine.safe_mode = config.safe_mode;
     machine.ignore_txn_commit_ts.clone_from(&config.ignore_txn_commit_ts);
     machine.accept_offline_pumps.clone_from(&config.accept_offline_pumps);
-    machine.translate = TranslateConfig {
-        ignore_schemas: config.ignore_schemas.clone(),
-        sync_ddl: config.sync_ddl,
-        ..TranslateConfig::default()
-    };
+    machine.translate = TranslateConfig { ignore_schemas: config.ignore_schemas.clone(), sync_ddl: config.sync_ddl };
     machine.seed = getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
     Ok(machine)
 }
