@@ -439,7 +439,7 @@ fn statements_of_ddl() {
         run.map(|(_, sql, database)| format!("{}: {sql}", database.as_deref().unwrap_or("-")))
     };
     for (job, expected) in [
-        (85, "-: CREATE DATABASE `d1`;"),
+        (85, "-: CREATE DATABASE `d1`\nCHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
         (92, "d3: ALTER DATABASE `d3` CHARACTER SET = utf8mb4 COLLATE = utf8mb4_general_ci;"),
         (96, "-: DROP DATABASE `d_tmp`;"),
         // One statement, two jobs; and a table that was not there.

@@ -1,7 +1,4 @@
 //! The port: one operation at a time from the Drainer's driver, over one session.
-//!
-//! Workers that apply in parallel will own a [`Session`] each ([`MysqlSink::worker`]); Open, Begin, Ddl and Save stay on
-//! the sink's own.
 
 use crate::config::MysqlConfig;
 use crate::session::Session;
@@ -73,11 +70,6 @@ impl MysqlSink {
     #[must_use]
     pub fn unfinished(&self) -> &[UnfinishedDdl] {
         &self.unfinished
-    }
-
-    /// A further session for a worker that applies transactions.
-    pub async fn worker(&self) -> Result<Session, SinkError> {
-        Session::connect(&self.config).await
     }
 
     async fn open(&mut self) -> Result<SinkReply, SinkError> {

@@ -16,7 +16,8 @@ pub(super) struct Paused {
     pub(super) since: MonoTime,
 }
 
-/// The same for the status page.
+/// The same for the status page: which transaction, the statement and the server's answer (both may hold row values: they
+/// are shown here and never logged), how long it has been refused, and the commands that decide it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub struct PausedStatus {

@@ -34,7 +34,6 @@ impl Run {
 
     /// The same into a downstream where `before` was run: nothing is applied before the feed has ended.
     pub async fn start_with(name: &str, edit: impl FnOnce(&mut toml::Table), before: &[&str]) -> Self {
-        let work = WorkDir::new("drainer-test").unwrap();
         let mut capture = Capture::open(&captures().join(name)).unwrap();
         let mut config: toml::Table = toml::from_str(&capture.facts.drainer_config_mysql).unwrap();
         edit(&mut config);
@@ -43,8 +42,8 @@ impl Run {
             capture.records().filter(|r| !r.fake && r.commit_ts > 0).map(|r| r.commit_ts).collect();
         commits.sort_unstable();
         commits.dedup();
-        let setup = Setup { pumps: None, drainer: true, pump_config: String::new() };
-        let mut session = Session::start(capture, work.path(), &setup).await.unwrap();
+        let config = capture.facts.drainer_config_mysql.clone();
+        let (work, mut session) = up(name, capture, &config).await;
         let expected = Expected::of_scenario(name).unwrap();
         let mut conn = session.mariadb.as_ref().unwrap().connect().await.unwrap();
         for sql in before {
@@ -168,6 +167,25 @@ impl Run {
         let errors: Vec<&str> = log.lines().filter(|l| l.contains("[ERROR]") || l.contains("[FATAL]")).collect();
         assert!(errors.is_empty() && log.contains("[INFO]"), "{errors:#?}");
     }
+}
+
+/// Brings everything up. MariaDB's installer has been seen to crash on a busy machine: that is no result of a test.
+async fn up(name: &str, first: Capture, config: &str) -> (WorkDir, Session) {
+    let setup = Setup { pumps: None, drainer: true, pump_config: String::new() };
+    let mut capture = Some(first);
+    for attempt in 1.. {
+        let work = WorkDir::new("drainer-test").unwrap();
+        let mut capture = capture.take().unwrap_or_else(|| Capture::open(&captures().join(name)).unwrap());
+        config.clone_into(&mut capture.facts.drainer_config_mysql);
+        match Session::start(capture, work.path(), &setup).await {
+            Ok(session) => return (work, session),
+            Err(error) if attempt < 3 && format!("{error:#}").contains("mariadb-install-db failed") => {
+                println!("once more: {error:#}");
+            }
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+    unreachable!()
 }
 
 pub fn read(path: &Path) -> String {

@@ -274,3 +274,30 @@ async fn the_lock_comes_before_the_decision() {
     assert!(matches!(second.execute(ddl_op(&ddl)).await, Err(SinkError::AlreadyRecorded)));
     assert_eq!(columns(&mut b).await, "a,b");
 }
+
+/// Of a batch that stops in the middle, the second attempt makes what is missing.
+#[tokio::test]
+async fn a_batch_of_tables_runs_as_single_statements() {
+    let mut b = server().bench("ddl_batch").await;
+    b.sql("CREATE TABLE {db}.other (x int)").await;
+    let mut sink = b.begun().await;
+    let create = |name: &str| format!("CREATE TABLE IF NOT EXISTS `{name}` (a varchar(9) DEFAULT ';')");
+    let mut ddl = b.ddl(101, &[create("a"), "CREATE TABLE `b` (nonsense)".to_owned(), create("c")].join(";\n"), "a");
+    (ddl.rerun, ddl.goal) = (true, b.goal("other", Some(&["x"])));
+    assert!(refusal(sink.execute(ddl_op(&ddl)).await).2.contains("1064"));
+    ddl.sql = ["a", "b", "c"].map(create).join(";\n");
+    sink.execute(ddl_op(&ddl)).await.unwrap();
+    let names = "SELECT GROUP_CONCAT(TABLE_NAME ORDER BY 1) FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{db}'";
+    assert_eq!(b.one(names).await, "a,b,c,other");
+    assert_eq!(recorded(&open(&mut sink).await), vec![101]);
+    // A database that says nothing gets TiDB's defaults, whatever the server's are.
+    b.sql("SET GLOBAL character_set_server = latin1").await;
+    let mut sink = b.sink();
+    open(&mut sink).await;
+    let mut create = b.ddl(102, "CREATE DATABASE {db}_x", "");
+    (create.database, create.touches) = (None, vec![("ddl_batch_x".to_owned(), String::new())]);
+    sink.execute(ddl_op(&create)).await.unwrap();
+    b.sql("SET GLOBAL character_set_server = DEFAULT").await;
+    let collation = "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'ddl_batch_x'";
+    assert_eq!(b.one(collation).await, "utf8mb4_bin");
+}

@@ -1,6 +1,7 @@
 //! The sink against a real MariaDB.
 
 mod ddl;
+mod keyless;
 mod open;
 mod progress;
 #[path = "../support/mod.rs"]

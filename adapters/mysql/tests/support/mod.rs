@@ -221,3 +221,12 @@ pub fn refusal(result: Result<SinkReply, SinkError>) -> (u64, String, String) {
 pub fn text(s: &str) -> SqlValue {
     SqlValue::Text(s.as_bytes().to_vec())
 }
+
+pub async fn run(sink: &mut MysqlSink, op: SinkOp) -> Result<SinkReply, SinkError> {
+    sink.execute(op).await
+}
+
+/// A row of counts as the text protocol gives it.
+pub fn counts(a: u64, b: u64) -> Vec<Value> {
+    [a, b].iter().map(|n| Value::Bytes(n.to_string().into_bytes())).collect()
+}
