@@ -236,6 +236,8 @@ impl MariaDb {
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--user={user}"))
             .arg(format!("--datadir={}", data.display()))
+            // Several servers at a time would step on each other's temporary tables.
+            .env("TMPDIR", &dir)
             .output()
             .context("run mariadb-install-db")?;
         if !install.status.success() {

@@ -43,8 +43,6 @@ impl NodeFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirIdentity {
     pub uuid: [u8; 16],
-    /// The directory held no value log before.
-    pub is_new: bool,
 }
 
 impl DirIdentity {
@@ -64,7 +62,7 @@ impl DirIdentity {
                     return Err(DirError::Bad { path, what: what.to_owned() });
                 }
                 let uuid = random().map_err(DirError::io("cannot read", Path::new(RANDOM)))?;
-                let identity = Self { uuid, is_new: true };
+                let identity = Self { uuid };
                 replace_file(&path, format!("{}\n", identity.token()).as_bytes())?;
                 Ok(identity)
             }
@@ -83,7 +81,7 @@ fn parse(text: &str) -> Option<DirIdentity> {
     if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    Some(DirIdentity { uuid: u128::from_str_radix(text, 16).ok()?.to_be_bytes(), is_new: false })
+    Some(DirIdentity { uuid: u128::from_str_radix(text, 16).ok()?.to_be_bytes() })
 }
 
 /// Sixteen random bytes, also good as a seed of the log's salts.
@@ -137,11 +135,9 @@ mod tests {
     fn identity_is_made_once() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = DirIdentity::load(one.path()).unwrap();
-        assert!(first.is_new);
-        let again = DirIdentity::load(one.path()).unwrap();
-        assert_eq!(again, DirIdentity { is_new: false, ..first });
+        assert_eq!(DirIdentity::load(one.path()).unwrap(), first);
         assert_ne!(DirIdentity::load(two.path()).unwrap(), first);
-        assert_eq!(parse(&first.token()), Some(again));
+        assert_eq!(parse(&first.token()), Some(first));
         fs::write(one.path().join(".uuid"), "+123").unwrap();
         assert!(DirIdentity::load(one.path()).unwrap_err().to_string().contains(".uuid"));
         // A lost identity beside a log is no new directory: a fresh one would make the log void.

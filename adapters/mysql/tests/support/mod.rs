@@ -30,6 +30,8 @@ impl Server {
         let made = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", dir.join("data").display()))
+            // Several servers at a time would step on each other's temporary tables.
+            .env("TMPDIR", &dir)
             .output();
         match made {
             Ok(out) if out.status.success() => {}
