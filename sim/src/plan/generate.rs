@@ -9,7 +9,11 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     let root = Rng::new(seed);
     let config = config(&mut root.fork("config"), profile);
     let txns = txns(&root, &config);
-    let actions = actions(&root, &config, profile);
+    let mut actions = actions(&root, &config, profile);
+    if config.sync_log == 0 {
+        // Without it an acknowledged write is safe from the death of the process only.
+        actions.retain(|action| !LOSES_UNSYNCED.contains(&action.kind));
+    }
     Plan { seed, profile, config, txns, actions }
 }
 
@@ -89,6 +93,9 @@ const DISK: &[Kind] = &[
     Kind::FailIndex,
     Kind::StallIndex,
 ];
+
+const LOSES_UNSYNCED: &[Kind] =
+    &[Kind::PowerLoss, Kind::KillThenPower, Kind::FailSync, Kind::FailWrite, Kind::ShortWrite, Kind::NoSpace];
 
 const NET: &[Kind] = &[
     Kind::PdDown,

@@ -21,6 +21,7 @@ use binlog_core::node::status::NodeStatus;
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
 use binlog_core::time::MonoTime;
 use binlog_sim_models::registry::Kind;
+use std::ops::Bound::{Excluded, Included};
 
 pub struct DrainerNode {
     pub inc: u32,
@@ -276,7 +277,7 @@ impl World {
         }
         self.drainer.judged = self.drainer.sink.effects.len();
         let k = self.drainer.checkpoint();
-        let owed = self.allocated.range(last + 1..=k.max(last)).find(|(_, a)| a.commits);
+        let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(_, a)| a.commits);
         if let Some((ts, _)) = owed {
             let text = format!("the checkpoint is {k}, but {ts} is not applied (applied up to {last})");
             self.violate("C1", text);
@@ -288,7 +289,7 @@ impl World {
         if ts <= last {
             return Err(("A1", format!("{ts} is applied after {last}: repeated, or out of order")));
         }
-        if let Some((gap, a)) = self.allocated.range(last + 1..ts).find(|(_, a)| a.commits) {
+        if let Some((gap, a)) = self.allocated.range((Excluded(last), Excluded(ts))).find(|(_, a)| a.commits) {
             let text = format!("{ts} is applied after {last}; {gap} (txn {}, pump {}) is left out", a.txn, a.pump);
             return Err(("A1", text));
         }

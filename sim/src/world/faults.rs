@@ -9,6 +9,7 @@ use crate::plan::{Kind, Profile};
 use crate::sink::Way;
 use crate::trace::Weight;
 use binlog_core::pump::input::Input;
+use std::ops::Bound::{Excluded, Included};
 
 impl World {
     pub(super) fn action(&mut self, index: usize) {
@@ -31,6 +32,7 @@ impl World {
             }
             Kind::Stop => {
                 let inc = pump.inc;
+                self.stopping.insert(index, inc);
                 self.pump_input(node, inc, Input::Shutdown);
                 self.after(ms, Ev::ActionEnd(index));
             }
@@ -72,6 +74,7 @@ impl World {
                 self.after(ms, Ev::DrainerStart);
             }
             Kind::StopDrainer => {
+                self.stopping.insert(index, self.drainer.inc);
                 self.stop_drainer();
                 self.after(ms, Ev::ActionEnd(index));
             }
@@ -100,17 +103,18 @@ impl World {
             }
             // Still stopping, or gone already.
             Kind::Stop if self.pumps[node].proc.is_some() => {
-                self.after(100 * MS, Ev::ActionEnd(index));
-                let inc = self.pumps[node].inc;
-                self.pump_input(node, inc, Input::Shutdown);
+                if self.stopping.get(&index) == Some(&self.pumps[node].inc) {
+                    self.after(100 * MS, Ev::ActionEnd(index));
+                }
             }
             Kind::Stop => self.after(MS, Ev::PumpStart { node }),
             Kind::NoSpace => self.pumps[node].disk.armed.no_space = false,
             Kind::LowSpace => self.space(node, 1 << 40),
             Kind::PdDown => self.pd.set_up(true),
             Kind::StopDrainer if self.drainer.is_running() => {
-                self.after(100 * MS, Ev::ActionEnd(index));
-                self.stop_drainer();
+                if self.stopping.get(&index) == Some(&self.drainer.inc) {
+                    self.after(100 * MS, Ev::ActionEnd(index));
+                }
             }
             Kind::StopDrainer => self.after(MS, Ev::DrainerStart),
             _ => {}
@@ -124,7 +128,6 @@ impl World {
 
     /// Faults are over: what is down starts, what is cut heals. From here on the world has to converge.
     pub(super) fn heal(&mut self) {
-        self.healed = true;
         self.line(Weight::Short, "plan", || "faults are over".to_owned());
         self.pd.set_up(true);
         self.registry_down = 0;
@@ -180,7 +183,8 @@ impl World {
         let pump = &mut self.pumps[node];
         let Some(proc) = &mut pump.proc else { return };
         let status = proc.pump.status();
-        if status.unknown_completions > 0 {
+        // Of a log that failed, what was under way comes back to nobody.
+        if status.unknown_completions > 0 && status.read_only.is_none() {
             self.violate("H1", format!("pump {node} got a completion that it did not wait for"));
             return;
         }
@@ -194,7 +198,7 @@ impl World {
             Ok(Some((from, to))) => {
                 self.trace.fold(to);
                 let pump = &self.pumps[node];
-                let owed = self.allocated.range(from + 1..=to).filter(|(_, a)| a.commits && a.pump == node);
+                let owed = self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
                 let missing =
                     owed.map(|(ts, a)| (*ts, *a)).find(|(ts, a)| {
                         !indexes(&pump.kv, *ts, self.client.txns[a.txn as usize].start_ts)

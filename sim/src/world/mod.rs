@@ -54,8 +54,8 @@ pub struct World {
     drainer: DrainerNode,
     /// By commit timestamp: everything that ever fetched one.
     pub allocated: BTreeMap<u64, Allocated>,
-    /// Faults are over.
-    healed: bool,
+    /// Lives that an action asked to stop.
+    stopping: BTreeMap<usize, u32>,
     /// Everything at or below must arrive everywhere; set when all transactions are over.
     target: Option<u64>,
     pub violation: Option<Violation>,
@@ -87,7 +87,7 @@ impl World {
             next_stream: 0,
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
-            healed: false,
+            stopping: BTreeMap::new(),
             target: None,
             violation: None,
             finished: false,
