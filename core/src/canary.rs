@@ -23,12 +23,8 @@ canaries! {
     AppendInPartialBlock = "append-in-partial-block",
     /// Rules 2: checksums and headers do not depend on the segment.
     SaltIgnored = "salt-ignored",
-    /// Rules 2: the next batch is written while the last is being synced.
-    OverlapNextBatch = "overlap-next-batch",
     /// Rules 2: the last batch found counts as durable.
     ServeUnprovenTail = "serve-unproven-tail",
-    /// Rules 2: recovery goes on in the segment that it found.
-    AppendAfterCut = "append-after-cut",
     /// Rules 2: a segment with a header only counts as the newest.
     HeaderAsProof = "header-as-proof",
     /// Rules 3: the undecided prewrites are not loaded at a start.
@@ -45,18 +41,12 @@ canaries! {
     ListBeforeTso = "list-before-tso",
     /// Rules 7: a reconnect continues from the merge position.
     ReconnectFromEmitted = "reconnect-from-emitted",
-    /// Rules 7: what comes below the merge position is dropped.
-    MergeDropsLate = "merge-drops-late",
     /// Rules 7: a source without an item does not hold the merge.
     MergeWithoutAllHeads = "merge-without-all-heads",
-    /// Rules 7: an offline source leaves at once.
-    RemoveSourceEarly = "remove-source-early",
     /// Invariants C1: the checkpoint covers what was handed to the sink.
     CheckpointAtDispatch = "checkpoint-at-dispatch",
     /// Invariants V1: a completion is forgotten.
     LoseOneCompletion = "lose-one-completion",
-    /// Rules 8: what the downstream has recorded is applied again after a restart.
-    ForgetRecorded = "forget-recorded",
 }
 
 /// Whether this mutation is active on this thread.

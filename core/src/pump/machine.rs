@@ -23,6 +23,7 @@ use super::pull::Pull;
 use super::recover::Start;
 use super::write::{self, Decision, Gate, Space, Unsynced};
 use crate::binlog::peek::Peek;
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
 use crate::ids::{CommitTs, LogPtr, OpId, StartTs, StreamId, WriteId};
 use crate::index::indexer::{Indexer, Request};
@@ -176,6 +177,10 @@ impl Pump {
     pub(super) fn append(&mut self, record: Record, unknown: bool, write: Option<WriteId>) -> Result<(), Fault> {
         let fact = self.accept(&record, Span::default(), unknown)?;
         let batch = self.log.stage(record);
+        if canary::is(Canary::InsertBelowW) {
+            fact.place.filter(|_| carries_mark(fact.kind)).into_iter().for_each(|place| self.sorter.pass(place));
+            self.move_watermark();
+        }
         self.unsynced.stage(batch, fact, write);
         self.accepted += 1;
         Ok(())
@@ -198,7 +203,14 @@ impl Pump {
             self.ledger.accept(start_ts);
         }
         if carries_mark(kind) {
-            place = Some(self.sorter.push_mark(commit_ts));
+            #[cfg(not(feature = "canary"))]
+            let mark = self.sorter.push_mark(commit_ts);
+            #[cfg(feature = "canary")]
+            let mark = match self.idle.reserved.take_if(|_| kind == RecordKind::Fake) {
+                Some(place) => self.sorter.push_mark_at(place, commit_ts),
+                None => self.sorter.push_mark(commit_ts),
+            };
+            place = Some(mark);
             self.max_ts = self.max_ts.max(commit_ts);
         }
         Ok(Fact { kind, start_ts, commit_ts, span, digest, unknown_fields, place, known_commit: None })
@@ -206,6 +218,9 @@ impl Pump {
 
     fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
+        if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
+            return;
+        }
         if !self.log.handle(op, result, &mut events, &mut self.out.log_ops()) {
             self.out.unknown_completions += 1;
         }
@@ -220,7 +235,7 @@ impl Pump {
             LogEvent::Ready { end } => self.on_log_ready(end),
             LogEvent::Written { seq } => {
                 self.written_end = self.unsynced.end_of(seq).unwrap_or(self.written_end);
-                if !self.config.sync_log {
+                if !self.config.sync_log || canary::is(Canary::AckBeforeSync) {
                     let writes = self.unsynced.answer(seq, false);
                     self.acknowledge(writes);
                 }

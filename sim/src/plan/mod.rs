@@ -23,13 +23,8 @@ pub enum Profile {
 }
 
 impl Profile {
-    pub const ALL: [(Self, &'static str); 5] = [
-        (Self::Calm, "calm"),
-        (Self::Swarm, "swarm"),
-        (Self::Net, "net"),
-        (Self::Disk, "disk"),
-        (Self::Rot, "rot"),
-    ];
+    pub const ALL: [(Self, &'static str); 5] =
+        [(Self::Calm, "calm"), (Self::Swarm, "swarm"), (Self::Net, "net"), (Self::Disk, "disk"), (Self::Rot, "rot")];
 
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -28,6 +28,8 @@ pub struct DrainerNode {
     proc: Option<Proc>,
     pub sink: Downstream,
     rng: Rng,
+    /// Requests of this life and of those before are void: a dump was restored.
+    void: u32,
     /// Effects that were judged.
     judged: usize,
 }
@@ -44,7 +46,7 @@ impl DrainerNode {
         sink.mutations.insert_record_last = canary == Some(PortCanary::InsertRecordLast);
         sink.mutations.delete_record_unchecked = canary == Some(PortCanary::DeleteRecordUnchecked);
         sink.mutations.stale_generation_trusted = canary == Some(PortCanary::StaleGenerationTrusted);
-        Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), judged: 0 }
+        Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 }
     }
 
     pub fn is_running(&self) -> bool {
@@ -223,6 +225,9 @@ impl World {
     // ---- downstream ----
 
     pub(super) fn sink_run(&mut self, inc: u32, op: OpId, request: &SinkOp) {
+        if inc <= self.drainer.void {
+            return;
+        }
         // A request that left before the process died arrives, or not.
         if self.drainer.inc != inc || self.drainer.proc.is_none() {
             if self.drainer.rng.percent(50) || matches!(request, SinkOp::Open | SinkOp::Begin { .. }) {
@@ -309,6 +314,7 @@ impl World {
     pub(super) fn restore_downstream(&mut self) {
         self.kill_drainer();
         let node = &mut self.drainer;
+        node.void = node.inc;
         if node.sink.restore(&mut node.rng) {
             node.judged = node.sink.effects.len();
             self.line(Weight::Short, "sink", || "an older dump is restored".to_owned());

@@ -18,35 +18,119 @@ pub enum Ev {
     Heal,
     /// Has everything converged?
     Look,
-    PumpStart { node: usize },
-    PumpInput { node: usize, inc: u32, input: Box<pump::input::Input> },
-    PumpTick { node: usize, inc: u32, at: u64 },
+    PumpStart {
+        node: usize,
+    },
+    PumpInput {
+        node: usize,
+        inc: u32,
+        input: Box<pump::input::Input>,
+    },
+    PumpTick {
+        node: usize,
+        inc: u32,
+        at: u64,
+    },
     /// The first operation in the queue of this slot is carried out.
-    LogRun { node: usize, inc: u32, slot: u64 },
-    IndexRun { node: usize, inc: u32 },
-    PumpTso { node: usize, inc: u32, op: OpId },
-    PumpPut { node: usize, inc: u32, op: OpId, status: Box<NodeStatus> },
-    PumpNotify { node: usize, inc: u32, op: OpId },
+    LogRun {
+        node: usize,
+        inc: u32,
+        slot: u64,
+    },
+    IndexRun {
+        node: usize,
+        inc: u32,
+    },
+    PumpTso {
+        node: usize,
+        inc: u32,
+        op: OpId,
+    },
+    PumpPut {
+        node: usize,
+        inc: u32,
+        op: OpId,
+        status: Box<NodeStatus>,
+    },
+    PumpNotify {
+        node: usize,
+        inc: u32,
+        op: OpId,
+    },
     /// Somebody looks after a Pump that is read-only.
-    Supervise { node: usize, inc: u32 },
-    TxnBegin { txn: usize },
-    TxnStep { txn: usize, step: Step },
-    WriteArrives { node: usize, call: Call },
-    WriteAnswer { call: Call, ok: bool },
-    WriteTimeout { call: Call },
-    PullArrives { stream: u64 },
-    StreamItem { stream: u64, payload: Bytes, commit_ts: CommitTs },
-    StreamClosed { stream: u64, error: String },
-    ReaderOpen { node: usize, inc: u32 },
+    Supervise {
+        node: usize,
+        inc: u32,
+    },
+    TxnBegin {
+        txn: usize,
+    },
+    TxnStep {
+        txn: usize,
+        step: Step,
+    },
+    WriteArrives {
+        node: usize,
+        call: Call,
+    },
+    WriteAnswer {
+        call: Call,
+        ok: bool,
+    },
+    WriteTimeout {
+        call: Call,
+    },
+    PullArrives {
+        stream: u64,
+    },
+    StreamItem {
+        stream: u64,
+        payload: Bytes,
+        commit_ts: CommitTs,
+    },
+    StreamClosed {
+        stream: u64,
+        error: String,
+    },
+    ReaderOpen {
+        node: usize,
+        inc: u32,
+    },
     DrainerStart,
-    DrainerInput { inc: u32, input: Box<drainer::input::Input> },
-    DrainerTick { inc: u32, at: u64 },
-    DrainerTso { inc: u32, op: OpId },
-    DrainerList { inc: u32, op: OpId },
-    DrainerPut { inc: u32, op: OpId, status: Box<NodeStatus> },
-    DrainerJob { inc: u32, op: OpId, job: Option<i64> },
-    DrainerNotify { call: u64 },
-    Sink { inc: u32, op: OpId, request: Box<SinkOp> },
+    DrainerInput {
+        inc: u32,
+        input: Box<drainer::input::Input>,
+    },
+    DrainerTick {
+        inc: u32,
+        at: u64,
+    },
+    DrainerTso {
+        inc: u32,
+        op: OpId,
+    },
+    DrainerList {
+        inc: u32,
+        op: OpId,
+    },
+    DrainerPut {
+        inc: u32,
+        op: OpId,
+        status: Box<NodeStatus>,
+    },
+    DrainerJob {
+        inc: u32,
+        op: OpId,
+        job: Option<i64>,
+    },
+    DrainerNotify {
+        call: u64,
+    },
+    Sink {
+        inc: u32,
+        op: OpId,
+        request: Box<SinkOp>,
+    },
     SinkSettle,
 }
 

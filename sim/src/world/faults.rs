@@ -198,11 +198,11 @@ impl World {
             Ok(Some((from, to))) => {
                 self.trace.fold(to);
                 let pump = &self.pumps[node];
-                let owed = self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
-                let missing =
-                    owed.map(|(ts, a)| (*ts, *a)).find(|(ts, a)| {
-                        !indexes(&pump.kv, *ts, self.client.txns[a.txn as usize].start_ts)
-                    });
+                let owed =
+                    self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
+                let missing = owed
+                    .map(|(ts, a)| (*ts, *a))
+                    .find(|(ts, a)| !indexes(&pump.kv, *ts, self.client.txns[a.txn as usize].start_ts));
                 if let Some((ts, a)) = missing {
                     let text = format!("pump {node} publishes {to}, but commit {ts} of txn {} is not indexed", a.txn);
                     self.violate("W2", text);
@@ -251,7 +251,8 @@ impl World {
         if self.plan.config.drainers > 0 {
             self.judge_sink();
             let target = self.target.unwrap_or(0);
-            let committed: Vec<u64> = self.allocated.range(..=target).filter(|(_, a)| a.commits).map(|(t, _)| *t).collect();
+            let committed: Vec<u64> =
+                self.allocated.range(..=target).filter(|(_, a)| a.commits).map(|(t, _)| *t).collect();
             let applied: Vec<u64> = self.drainer.sink.effects.iter().map(|e| e.commit_ts).collect();
             if committed != applied {
                 let (c, a) = (committed.len(), applied.len());

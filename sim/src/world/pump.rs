@@ -106,7 +106,6 @@ impl PumpNode {
         MonoTime::from_nanos((now - born) / 1000 * self.rate)
     }
 
-
     pub fn reason(&self) -> String {
         let Some(proc) = &self.proc else { return format!("pump {} is down", self.node) };
         let s = proc.pump.status();
@@ -234,9 +233,8 @@ impl World {
     }
 
     fn pump_effect(&mut self, node: usize, inc: u32, effect: Effect) {
-        self.trace.line(self.now, Weight::Full, &format!("pump-{node}"), || {
-            format!("-> {}", clip(&format!("{effect:?}")))
-        });
+        self.trace
+            .line(self.now, Weight::Full, &format!("pump-{node}"), || format!("-> {}", clip(&format!("{effect:?}"))));
         match effect {
             Effect::Log { op, request } => {
                 let slot = slot_of(&request);

@@ -82,7 +82,11 @@ impl World {
             stream.inc = inc;
         }
         let last = CommitTs::new(last);
-        self.pump_input(node, inc, Input::PullOpen { stream: StreamId::new(id), cluster_id: super::client::CLUSTER, last, credit });
+        self.pump_input(
+            node,
+            inc,
+            Input::PullOpen { stream: StreamId::new(id), cluster_id: super::client::CLUSTER, last, credit },
+        );
     }
 
     /// S1, S2, W3, D3 at emission.

@@ -127,7 +127,9 @@ impl Args {
         let Some(name) = self.text("canary") else { return Ok(None) };
         Canary::parse(name).map(Some).ok_or_else(|| {
             let names: Vec<_> = Canary::all().into_iter().map(|(_, n)| n).collect();
-            format!("no canary {name} in this build (those of the machines need --features canary); there are {names:?}")
+            format!(
+                "no canary {name} in this build (those of the machines need --features canary); there are {names:?}"
+            )
         })
     }
 
@@ -170,7 +172,12 @@ impl Args {
         let until = until.transpose()?.map_or(u64::MAX, |s| (s * 1e9) as u64);
         let only = self.text("node").map(str::to_owned);
         let outcome = run(&plan, &Options { detail, only, until, canary: self.canary()?, coverage: false });
-        println!("{} events, {} virtual seconds, trace {:016x}", outcome.events, Clock(outcome.simulated), outcome.hash);
+        println!(
+            "{} events, {} virtual seconds, trace {:016x}",
+            outcome.events,
+            Clock(outcome.simulated),
+            outcome.hash
+        );
         match &outcome.violation {
             None => println!("all oracles are content"),
             Some(v) => println!("FAILED {} at {}: {} {}", v.oracle, Clock(v.at), v.text, panicked(v.oracle)),
@@ -377,8 +384,14 @@ fn report(seed: u64, plan: &Plan, canary: Option<Canary>) {
     outcome.tail.iter().rev().take(25).rev().for_each(|line| println!("    {line}"));
     let name = canary.and_then(|c| Canary::all().into_iter().find(|(own, _)| *own == c)).map(|(_, name)| name);
     let canary = name.map_or(String::new(), |name| format!(" --canary {name}"));
-    println!("  repeat  cargo run --profile sim -p binlog-sim --bin sim -- replay {seed} --profile {}{canary}", plan.profile.name());
-    println!("  smaller cargo run --profile sim -p binlog-sim --bin sim -- minimise {seed} --profile {}{canary}", plan.profile.name());
+    println!(
+        "  repeat  cargo run --profile sim -p binlog-sim --bin sim -- replay {seed} --profile {}{canary}",
+        plan.profile.name()
+    );
+    println!(
+        "  smaller cargo run --profile sim -p binlog-sim --bin sim -- minimise {seed} --profile {}{canary}",
+        plan.profile.name()
+    );
 }
 
 fn panicked(oracle: &str) -> String {
