@@ -33,7 +33,7 @@ canaries! {
     RequeueDecidedP = "requeue-decided-p",
     /// Rules 4: a fake takes its place when the timestamp is asked for.
     FrontierBeforeTsoRequest = "frontier-before-tso-request",
-    /// Rules 4: a commit passes the watermark's queue before it is indexed.
+    /// Rules 4: places are given back when the index batch is sent: what it holds is inserted below the watermark.
     InsertBelowW = "insert-below-W",
     /// Rules 5: the item is P followed by all of C.
     AppendWholeC = "append-whole-c",

@@ -18,6 +18,8 @@ pub enum Way {
     Deadlock,
     /// A DDL ran, but was not recorded.
     HalfDone,
+    /// Just before a checkpoint is stored the downstream loses its last transactions; the connection stays.
+    LoseSuffix,
 }
 
 /// One-line mutations of the port.
@@ -64,7 +66,9 @@ impl Downstream {
     pub fn run(&mut self, op: &SinkOp, rng: &mut Rng) -> Result<SinkReply, SinkError> {
         let way = match op {
             SinkOp::Close => Way::Well,
-            _ => self.ways.pop_front().unwrap_or(Way::Well),
+            // This one waits for its moment.
+            SinkOp::Save { .. } => self.ways.pop_front().unwrap_or(Way::Well),
+            _ => self.ways.pop_front_if(|way| *way != Way::LoseSuffix).unwrap_or(Way::Well),
         };
         let waits = match (op, &self.limbo) {
             (SinkOp::Open | SinkOp::Close, _) | (_, None) => false,
@@ -93,6 +97,7 @@ impl Downstream {
                     return Err(SinkError::Lost("connection reset during a DDL".into()));
                 }
             }
+            Way::LoseSuffix => self.lose_suffix(rng),
             Way::Well | Way::LostAfter | Way::Deadlock | Way::Limbo => {}
         }
         if matches!(op, SinkOp::Save { .. }) && self.seen != self.row {
@@ -131,6 +136,17 @@ impl Downstream {
         self.journal = self.effects.iter().map(|e| e.commit_ts).filter(|ts| self.journal.contains(ts)).collect();
         self.row = Some(row);
         true
+    }
+
+    fn lose_suffix(&mut self, rng: &mut Rng) {
+        self.settle(false);
+        let k = self.row.as_ref().map_or(0, |row| row.commit_ts.raw());
+        for _ in 0..rng.range(1, 3) {
+            if let Some(done) = self.effects.pop_if(|done| done.commit_ts > k) {
+                self.recorded.retain(|(_, ts)| *ts != done.commit_ts);
+                self.journal.remove(&done.commit_ts);
+            }
+        }
     }
 
     fn effect(&mut self, commit_ts: CommitTs, sql: &str) {

@@ -177,10 +177,6 @@ impl Pump {
     pub(super) fn append(&mut self, record: Record, unknown: bool, write: Option<WriteId>) -> Result<(), Fault> {
         let fact = self.accept(&record, Span::default(), unknown)?;
         let batch = self.log.stage(record);
-        if canary::is(Canary::InsertBelowW) {
-            fact.place.filter(|_| carries_mark(fact.kind)).into_iter().for_each(|place| self.sorter.pass(place));
-            self.move_watermark();
-        }
         self.unsynced.stage(batch, fact, write);
         self.accepted += 1;
         Ok(())
@@ -395,7 +391,17 @@ impl Pump {
     pub(super) fn send_index(&mut self, request: Request) {
         match request {
             Request::Lookup { batch, op } => self.out.index(Waiting::Lookup(batch), op),
-            Request::Apply(op) => self.out.index(Waiting::Apply, op),
+            Request::Apply(op) => {
+                self.out.index(Waiting::Apply, op);
+                #[cfg(feature = "canary")]
+                if canary::is(Canary::InsertBelowW) {
+                    for place in self.indexer.places_on_their_way() {
+                        self.sorter.release(place);
+                        self.sorter.pass(place);
+                    }
+                    self.move_watermark();
+                }
+            }
             Request::Flush(op) => self.out.index(Waiting::Flush, op),
         }
     }

@@ -35,7 +35,7 @@ fn config(rng: &mut Rng, profile: Profile) -> Config {
     if !calm {
         c.dup_percent = [0, 5, 30][rng.index(3)];
         c.lose_percent = [0, 2, 15][rng.index(3)];
-        c.notify = u64::from(!rng.percent(20));
+        c.notify = u64::from(!rng.percent(30));
     }
     c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
     c.txn_batch = [1, 5, 20][rng.index(3)];
@@ -112,6 +112,8 @@ const NET: &[Kind] = &[
     Kind::SinkDeadlock,
     Kind::SinkHalfDone,
     Kind::SinkRestore,
+    Kind::SinkFailOver,
+    Kind::SlowRegistry,
 ];
 
 fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
@@ -136,10 +138,13 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     };
     let mut actions: Vec<Action> = (0..count).map(one).collect();
     let join = profile != Profile::Calm && rng.percent(15);
-    for kind in [(Kind::Join, join), (Kind::Rot, profile == Profile::Rot)] {
+    let at_us = rng.below(end);
+    // A listing that is under way while a Pump appears.
+    let slow = join && rng.percent(50);
+    for kind in [(Kind::SlowRegistry, slow), (Kind::Join, join), (Kind::Rot, profile == Profile::Rot)] {
         if let (kind, true) = kind {
             let id = u32::try_from(actions.len()).unwrap_or(0);
-            actions.push(Action { id, at_us: rng.below(end), kind, node: 0, ms: 0, n: 1 });
+            actions.push(Action { id, at_us, kind, node: 0, ms: rng.range(50, 800), n: 1 });
         }
     }
     actions

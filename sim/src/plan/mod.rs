@@ -208,6 +208,10 @@ kinds! {
     SinkHalfDone = "sink-half-done",
     /// An operator restores an older dump of the checkpoint row and of the data that belongs to it.
     SinkRestore = "sink-restore",
+    /// The downstream fails over, hidden by a proxy, to a replica without the last transactions.
+    SinkFailOver = "sink-fail-over",
+    /// The registry's answers to listings take `ms` longer, for `ms`.
+    SlowRegistry = "slow-registry",
     /// One bit at rest flips.
     Rot = "rot",
 }

@@ -184,7 +184,8 @@ impl World {
             RegistryWay::Well => self.registry.list(Kind::Pump).map_err(IoFault::Other),
             _ => Err(IoFault::Unavailable("time-out".to_owned())),
         };
-        let wait = self.latency();
+        let slow = if self.now < self.registry_slow { self.registry_delay } else { 0 };
+        let wait = self.latency() + slow;
         self.after(wait, Ev::DrainerInput { inc, input: Box::new(Input::PumpsDone { op, result }) });
     }
 

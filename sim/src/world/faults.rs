@@ -83,6 +83,8 @@ impl World {
             Kind::SinkLimbo => self.drainer.sink.ways.push_back(Way::Limbo),
             Kind::SinkDeadlock => self.drainer.sink.ways.push_back(Way::Deadlock),
             Kind::SinkHalfDone => self.drainer.sink.ways.push_back(Way::HalfDone),
+            Kind::SinkFailOver => self.drainer.sink.ways.push_back(Way::LoseSuffix),
+            Kind::SlowRegistry => (self.registry_slow, self.registry_delay) = (until, ms),
             Kind::SinkRestore => {
                 self.restore_downstream();
                 self.after(ms, Ev::DrainerStart);
@@ -130,7 +132,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.line(Weight::Short, "plan", || "faults are over".to_owned());
         self.pd.set_up(true);
-        self.registry_down = 0;
+        (self.registry_down, self.registry_slow) = (0, 0);
         self.plan.config.lose_percent = 0;
         self.drainer.sink.ways.clear();
         for node in 0..self.pumps.len() {

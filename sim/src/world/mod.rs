@@ -47,6 +47,9 @@ pub struct World {
     pd: Pd,
     registry: Registry,
     registry_down: u64,
+    /// Until then its answers to listings take this much longer.
+    registry_slow: u64,
+    registry_delay: u64,
     pumps: Vec<PumpNode>,
     client: Client,
     streams: BTreeMap<u64, Stream>,
@@ -81,6 +84,8 @@ impl World {
             pd: Pd::new(EPOCH_MS),
             registry: Registry::default(),
             registry_down: 0,
+            registry_slow: 0,
+            registry_delay: 0,
             pumps: Vec::new(),
             client: Client::new(&plan),
             streams: BTreeMap::new(),
