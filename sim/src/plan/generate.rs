@@ -81,6 +81,8 @@ const DISK: &[Kind] = &[
     Kind::PowerLoss,
     Kind::PowerLoss,
     Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::CrashLoop,
     Kind::Stop,
     Kind::FailSync,
     Kind::FailWrite,
@@ -95,7 +97,7 @@ const DISK: &[Kind] = &[
 ];
 
 const LOSES_UNSYNCED: &[Kind] =
-    &[Kind::PowerLoss, Kind::KillThenPower, Kind::FailSync, Kind::FailWrite, Kind::ShortWrite, Kind::NoSpace];
+    &[Kind::PowerLoss, Kind::KillThenPower, Kind::CrashLoop, Kind::FailSync, Kind::FailWrite, Kind::ShortWrite, Kind::NoSpace];
 
 const NET: &[Kind] = &[
     Kind::PdDown,
@@ -123,7 +125,7 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
         Profile::Net => NET.to_vec(),
         Profile::Disk => DISK.to_vec(),
-        Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::Stop],
+        Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop],
     };
     // Swarm: each run leaves some kinds out, so that rare combinations meet.
     kinds.retain(|_| rng.percent(60));

@@ -165,6 +165,8 @@ kinds! {
     PowerLoss = "power-loss",
     /// SIGKILL, started again at once, and power loss `ms` later.
     KillThenPower = "kill-then-power-loss",
+    /// `n` power losses (and kills) in a row, each shortly after the start before: recovery is cut short at any point.
+    CrashLoop = "crash-loop",
     /// Clean shutdown, down for `ms`.
     Stop = "stop",
     /// A new Pump appears.

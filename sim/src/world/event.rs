@@ -15,6 +15,7 @@ use std::collections::BinaryHeap;
 pub enum Ev {
     Action(usize),
     ActionEnd(usize),
+    Crash { node: usize, power: bool },
     Heal,
     /// Has everything converged?
     Look,
@@ -170,6 +171,7 @@ impl Ev {
             Self::DrainerNotify { call } => (30, *call),
             Self::Sink { op, .. } => (31, op.raw()),
             Self::SinkSettle => (32, 0),
+            Self::Crash { node, .. } => (33, *node as u64),
         };
         kind << 56 ^ who
     }

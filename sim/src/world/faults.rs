@@ -6,6 +6,7 @@ use super::{MS, World};
 use crate::oracle::log::{P, chain};
 use crate::oracle::pump::{index_is_fold, indexes};
 use crate::plan::{Kind, Profile};
+use crate::rng::{Rng, skewed};
 use crate::sink::Way;
 use crate::trace::Weight;
 use binlog_core::pump::input::Input;
@@ -30,6 +31,7 @@ impl World {
                 self.after(MS, Ev::PumpStart { node });
                 self.after(ms, Ev::ActionEnd(index));
             }
+            Kind::CrashLoop => self.crash_loop(node, 3 * n, &action),
             Kind::Stop => {
                 let inc = pump.inc;
                 self.stopping.insert(index, inc);
@@ -120,6 +122,19 @@ impl World {
             }
             Kind::StopDrainer => self.after(MS, Ev::DrainerStart),
             _ => {}
+        }
+    }
+
+    /// Schedules power losses and starts so close together that most of them hit a recovery.
+    fn crash_loop(&mut self, node: usize, times: u32, action: &crate::plan::Action) {
+        let mut rng = Rng::new(self.plan.seed).fork_n("crash-loop", u64::from(action.id));
+        let mut at = 0;
+        for _ in 0..times {
+            let power = rng.percent(70);
+            self.after(at, Ev::Crash { node, power });
+            at += 100_000;
+            self.after(at, Ev::PumpStart { node });
+            at += skewed(&mut rng, 50, 12 * self.plan.config.disk_max_us) * 1000;
         }
     }
 

@@ -153,6 +153,7 @@ impl World {
         match event {
             Ev::Action(index) => self.action(index),
             Ev::ActionEnd(index) => self.action_end(index),
+            Ev::Crash { node, power } => self.kill_pump(node, power),
             Ev::Heal => self.heal(),
             Ev::Look => self.look(),
             Ev::PumpStart { node } => self.start_pump(node),
