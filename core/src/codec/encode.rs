@@ -14,12 +14,15 @@ use std::collections::BTreeMap;
 /// Values by column id, generated and non-public columns included.
 pub type Row = BTreeMap<i64, SqlValue>;
 
+/// Sort key of a text under its column's collation.
+pub type SortKey = fn(&FieldType, &[u8]) -> Vec<u8>;
+
 /// Writes the rows of one table.
 #[derive(Debug, Clone, Copy)]
 pub struct RowEncoder<'t> {
     table: &'t TableInfo,
     /// Sort key of a text under the column's collation; with it the new collation framework is on.
-    sort_key: Option<fn(&FieldType, &[u8]) -> Vec<u8>>,
+    sort_key: Option<SortKey>,
 }
 
 impl<'t> RowEncoder<'t> {
@@ -30,7 +33,7 @@ impl<'t> RowEncoder<'t> {
 
     /// With the new collation framework: handles hold sort keys, and rows the texts that those lost.
     #[must_use]
-    pub const fn with_sort_keys(self, sort_key: fn(&FieldType, &[u8]) -> Vec<u8>) -> Self {
+    pub const fn with_sort_keys(self, sort_key: SortKey) -> Self {
         Self { sort_key: Some(sort_key), ..self }
     }
 

@@ -1,5 +1,7 @@
 //! The downstream as the sink port sees it (rules 8). Skeleton: the signatures are the contract with the world.
 
+pub mod lexer;
+
 use binlog_core::ids::CommitTs;
 use binlog_core::sink::op::{Checkpoint, SinkError, SinkOp, SinkReply};
 use binlog_core::sink::sql::Dialect;
