@@ -39,6 +39,8 @@ pub struct Key {
     pub parts: Vec<(i64, i64)>,
     /// Its columns are the row's handle: an update of them is a delete and an insert.
     pub clustered: bool,
+    /// Rows that were there before may still break it.
+    pub building: bool,
 }
 
 impl Table {
@@ -224,12 +226,13 @@ impl Table {
         if self.info.pk_is_handle
             && let Some(column) = self.info.cols.iter().find(|c| c.field_type.flag & FieldType::PRI_KEY != 0)
         {
-            keys.push(Key { id: 0, parts: vec![(column.id, -1)], clustered: true });
+            keys.push(Key { id: 0, parts: vec![(column.id, -1)], clustered: true, building: false });
         }
         for index in self.info.index_info.iter().filter(|i| i.is_unique) {
             let column = |name: &CiStr| self.info.cols.iter().find(|c| c.name.lower == name.lower).map_or(0, |c| c.id);
             let parts = index.idx_cols.iter().map(|p| (column(&p.name), p.length)).collect();
-            keys.push(Key { id: index.id, parts, clustered: index.is_primary && self.info.is_common_handle });
+            let clustered = index.is_primary && self.info.is_common_handle;
+            keys.push(Key { id: index.id, parts, clustered, building: index.state != SchemaState::PUBLIC });
         }
         keys
     }

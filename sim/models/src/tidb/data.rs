@@ -93,6 +93,11 @@ impl TableData {
                 let entry = (key.id, bytes);
                 if self.keys.get(&entry) == Some(&id) {
                     self.keys.remove(&entry);
+                    if key.building {
+                        let same = |row: &Row| table.key_of(&key, row).as_ref() == Some(&entry.1);
+                        let other = self.rows.iter().find(|(_, row)| same(row)).map(|(other, _)| *other);
+                        self.keys.extend(other.map(|other| (entry, other)));
+                    }
                 }
             }
         }

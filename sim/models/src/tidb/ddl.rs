@@ -72,6 +72,9 @@ pub struct DdlWeights {
     pub add_index: u32,
     pub drop_index: u32,
     pub multi: u32,
+    /// A multi-schema change that adds columns is visible before its binlog: rows come with values for columns that the
+    /// downstream does not have, and the Drainer pauses.
+    pub early_values: bool,
     /// Tables at most.
     pub tables: usize,
     /// Columns of a new table besides its keys, at most.
@@ -93,6 +96,7 @@ impl Default for DdlWeights {
             add_index: 3,
             drop_index: 3,
             multi: 3,
+            early_values: false,
             tables: 6,
             columns: 7,
         }
@@ -136,7 +140,7 @@ pub fn draw(rng: &mut Rng, schema: &Schema, weights: &DdlWeights, next_id: &mut 
         8 => maker.modify_column(),
         9 => maker.add_index(),
         10 => maker.drop_index(),
-        _ => maker.multi(),
+        _ => maker.multi(w.early_values),
     }
 }
 
@@ -188,8 +192,9 @@ impl Maker<'_> {
         let mut schema = self.schema.clone();
         schema.databases.remove(&id);
         schema.tables.retain(|_, t| t.database != id);
-        let bump = || Step { schema: self.schema.clone(), kind: StepKind::Bump };
-        let steps = vec![bump(), bump(), self.last(schema, None, Some(database_info(id, &name)))];
+        let bump = |state| self.leaving(state, |t| t.database == id);
+        let mut steps = vec![bump(SchemaState::WRITE_ONLY), bump(SchemaState::DELETE_ONLY)];
+        steps.push(self.last(schema, None, Some(database_info(id, &name))));
         Some(self.job(ActionType::DROP_SCHEMA, id, 0, format!("DROP DATABASE {}", quote(&name)), steps))
     }
 
@@ -223,13 +228,21 @@ impl Maker<'_> {
         let table = self.pick()?;
         let mut schema = self.schema.clone();
         schema.tables.remove(&table.info.id);
-        // Servers stop writing when the first of them is visible.
-        let bump = || Step { schema: schema.clone(), kind: StepKind::Bump };
+        let bump = |state| self.leaving(state, |t| t.info.id == table.info.id);
         let gone = TableInfo { state: SchemaState::NONE, ..table.info.clone() };
-        let mut steps = vec![bump(), bump()];
+        let mut steps = vec![bump(SchemaState::WRITE_ONLY), bump(SchemaState::DELETE_ONLY)];
         steps.push(self.last(schema.clone(), Some(gone), None));
         let query = format!("DROP TABLE {}", quote(&table.info.name.original));
         Some(self.job(ActionType::DROP_TABLE, table.database, table.info.id, query, steps))
+    }
+
+    /// A step in which some tables are there but take no writes.
+    fn leaving(&self, state: SchemaState, which: impl Fn(&Table) -> bool) -> Step {
+        let mut schema = self.schema.clone();
+        for table in schema.tables.values_mut().filter(|t| which(t)) {
+            Arc::make_mut(table).info.state = state;
+        }
+        Step { schema, kind: StepKind::Bump }
     }
 
     fn truncate(&mut self) -> Option<Job> {
@@ -490,39 +503,50 @@ impl Maker<'_> {
         Some(self.alter(&table, Change { tables, clause, effect: DataEffect::None, action }, None))
     }
 
-    /// Several clauses, one binlog, and the last definition visible before it (spec recorded).
-    fn multi(&mut self) -> Option<Job> {
+    /// Several clauses, one binlog. What only drops columns is visible before its binlog (spec recorded); with `early` so is
+    /// what adds some: then rows hold values for columns that the downstream cannot have yet.
+    fn multi(&mut self, early: bool) -> Option<Job> {
         let table = self.pick()?;
-        let first = self.adding(&table)?;
+        let drops = self.rng.percent(40);
+        let first = if drops { self.dropping(&table) } else { self.adding(&table) }?;
         let middle = first.tables.last()?.clone();
-        let second = if self.rng.percent(50) { self.dropping(&middle) } else { self.adding(&middle) }?;
+        let second = if drops || self.rng.percent(50) { self.dropping(&middle) } else { self.adding(&middle) }?;
+        let added = middle.info.cols.iter().find(|c| !table.info.cols.iter().any(|o| o.id == c.id));
         // Clauses of one statement must not name each other's columns.
-        let added = middle.info.cols.iter().find(|c| !table.info.cols.iter().any(|o| o.id == c.id))?;
-        if second.clause.contains(&quote(&added.name.original)) {
+        let named: Vec<String> = table.info.cols.iter().chain(added).map(|c| quote(&c.name.original)).collect();
+        if named.iter().any(|name| first.clause.contains(name) && second.clause.contains(name)) {
             return None;
         }
-        let added = added.id;
         // Both go through their states together.
-        let passing = PASSES_IN.into_iter().zip(second.tables.iter().cloned()).map(|(state, mut table)| {
-            table.info.cols.iter_mut().filter(|c| c.id == added).for_each(|c| c.state = state);
-            table
-        });
-        let tables: Vec<Table> = passing.collect();
+        let mut tables = Vec::new();
+        for (mut passing, of_first) in second.tables.iter().cloned().zip(&first.tables).take(PASSES_IN.len()) {
+            for column in &of_first.info.cols {
+                match passing.info.cols.iter_mut().find(|c| c.id == column.id) {
+                    Some(known) if !column.is_public() => known.state = column.state,
+                    None => {
+                        passing.info.cols.push(column.clone());
+                        passing.types.insert(column.id, of_first.types.get(&column.id)?.clone());
+                    }
+                    Some(_) => {}
+                }
+            }
+            passing.fix_offsets();
+            tables.push(passing);
+        }
         let done = second.tables.last()?.clone();
-        let mut steps: Vec<Step> = Vec::new();
-        for definition in tables.into_iter().chain(std::iter::once(done.clone())) {
+        let with = |definition: Table| {
             let mut schema = self.schema.clone();
             schema.tables.insert(table.info.id, Arc::new(definition));
-            steps.push(Step { schema, kind: StepKind::Bump });
-        }
-        let schema = steps.last()?.schema.clone();
-        let kind = StepKind::Final {
-            effect: DataEffect::None,
-            keeps_version: true,
-            table: Some(Box::new(done.info)),
-            database: None,
+            schema
         };
-        steps.push(Step { schema, kind });
+        let mut steps: Vec<Step> = tables.into_iter().map(|t| Step { schema: with(t), kind: StepKind::Bump }).collect();
+        let keeps_version = drops || early;
+        if keeps_version {
+            steps.push(Step { schema: with(done.clone()), kind: StepKind::Bump });
+        }
+        let (schema, table_info) = (with(done.clone()), Some(Box::new(done.info)));
+        let effect = DataEffect::None;
+        steps.push(Step { schema, kind: StepKind::Final { effect, keeps_version, table: table_info, database: None } });
         let query = format!("ALTER TABLE {} {}, {}", quote(&table.info.name.original), first.clause, second.clause);
         Some(self.job(ActionType::MULTI_SCHEMA_CHANGE, table.database, table.info.id, query, steps))
     }

@@ -7,7 +7,7 @@ use super::catalog::{Schema, Table};
 use super::data::{Data, Op, RowChange, TableData};
 use crate::rng::Rng;
 use binlog_core::codec::encode::Row;
-use binlog_core::schema::model::ColumnInfo;
+use binlog_core::schema::model::{ColumnInfo, SchemaState};
 use binlog_core::sink::value::SqlValue;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,8 @@ impl<'a> Maker<'a> {
 
     /// Draws the operations; `changes` stays empty when none was possible.
     pub fn run(&mut self, rng: &mut Rng) {
-        let ids: Vec<i64> = self.schema.tables.keys().copied().collect();
+        let public = self.schema.tables.iter().filter(|(_, t)| t.info.state == SchemaState::PUBLIC);
+        let ids: Vec<i64> = public.map(|(id, _)| *id).collect();
         let Some(mut id) = rng.pick(&ids).copied() else { return };
         if rng.percent(self.weights.large_percent) {
             for _ in 0..150 {
@@ -277,15 +278,13 @@ impl<'a> Maker<'a> {
         if !self.change(id, a, row_a.clone(), away.clone()) {
             return;
         }
+        // In a clustered table the row has a new id now.
+        let now = if self.table(id).rows.contains_key(&a) { a } else { *self.next_row };
         let taken = with(&row_b, &row_a);
         if !self.change(id, b, row_b.clone(), taken) || rng.percent(40) {
             return;
         }
-        // In a clustered table the row has a new id by now.
         let back = with(&away, &row_b);
-        let now = self.table(id).rows.iter().find(|(_, row)| **row == away).map(|(id, _)| *id);
-        if let Some(now) = now {
-            self.change(id, now, away, back);
-        }
+        self.change(id, now, away, back);
     }
 }
