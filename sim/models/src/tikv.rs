@@ -108,6 +108,9 @@ pub enum Action {
     LockNotExistRollback,
 }
 
+/// A key of a scan with its value, or with the lock in its way.
+pub type Pair = (Vec<u8>, Result<Bytes, KvError>);
+
 impl Tikv {
     /// Locks every key or none. Repeating it changes nothing.
     ///
@@ -249,13 +252,7 @@ impl Tikv {
     ///
     /// # Errors
     /// A snapshot below the safe point.
-    pub fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        limit: usize,
-        version: u64,
-    ) -> Result<Vec<(Vec<u8>, Result<Bytes, KvError>)>, KvError> {
+    pub fn scan(&self, start: &[u8], end: &[u8], limit: usize, version: u64) -> Result<Vec<Pair>, KvError> {
         self.readable(version)?;
         if start >= end {
             return Ok(Vec::new());
@@ -397,8 +394,8 @@ impl Entry {
         if let Some(lock) = self.lock.as_ref().filter(|l| l.start_ts <= version && l.value != Mutation::Lock) {
             return Err(KvError::Locked(Box::new(lock.clone())));
         }
-        let visible = self.writes.range(..=version).rev().map(|(_, w)| w);
-        let newest = visible.filter(|w| matches!(w.kind, WriteKind::Put | WriteKind::Delete)).next();
+        let mut visible = self.writes.range(..=version).rev().map(|(_, w)| w);
+        let newest = visible.find(|w| matches!(w.kind, WriteKind::Put | WriteKind::Delete));
         Ok(newest.filter(|w| w.kind == WriteKind::Put).map(|w| w.value.clone()))
     }
 }

@@ -237,6 +237,13 @@ impl Table {
         keys
     }
 
+    /// Whether some unique key can never be NULL.
+    #[must_use]
+    pub fn always_has_key(&self) -> bool {
+        let not_null = |id: i64| self.info.cols.iter().any(|c| c.id == id && !c.field_type.is_nullable());
+        self.keys().iter().any(|key| key.parts.iter().all(|(column, _)| not_null(*column)))
+    }
+
     /// `None` when a part is NULL: it then equals nothing.
     #[must_use]
     pub fn key_of(&self, key: &Key, row: &Row) -> Option<Vec<u8>> {
@@ -263,9 +270,7 @@ impl Table {
     /// Fills in what the row lacks and computes generated columns.
     pub fn complete(&self, row: &mut Row) {
         for column in self.info.cols.iter().filter(|c| !c.is_generated()) {
-            if !row.contains_key(&column.id) {
-                row.insert(column.id, self.origin_value(column));
-            }
+            row.entry(column.id).or_insert_with(|| self.origin_value(column));
         }
         // A shadow column of MODIFY COLUMN carries the cast value.
         for column in self.info.cols.iter().filter(|c| !c.is_public()) {

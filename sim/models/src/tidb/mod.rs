@@ -317,6 +317,19 @@ impl Cluster {
         data.contents(&schema)
     }
 
+    /// `database.table` of the tables in which a row may have no key: no unique key, or only keys that can be NULL. Effects
+    /// of repeated transactions can only be counted there.
+    #[must_use]
+    pub fn keyless(&self) -> Vec<String> {
+        let schema = self.newest();
+        let tables = schema.tables.values().filter(|t| !t.always_has_key());
+        let name = |t: &Arc<catalog::Table>| {
+            let database = schema.databases.get(&t.database).cloned().unwrap_or_default();
+            format!("{database}.{} ", t.info.name.original)
+        };
+        tables.map(name).collect()
+    }
+
     /// Nothing is running and nothing is to be sent.
     #[must_use]
     pub fn is_idle(&self) -> bool {
