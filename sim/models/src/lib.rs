@@ -12,3 +12,6 @@ pub mod rng;
 pub mod tidb;
 pub mod tikv;
 pub mod types;
+
+#[cfg(test)]
+mod self_test;

@@ -135,22 +135,23 @@ impl Pd {
         if ttl_seconds == 0 {
             self.services.remove(service);
         } else if safe_point >= self.min_service(now_ms).safe_point {
-            let ends = if service == GC_WORKER {
-                u64::MAX
-            } else {
-                now_ms.saturating_add(ttl_seconds.saturating_mul(1000))
-            };
+            let ends =
+                if service == GC_WORKER { u64::MAX } else { now_ms.saturating_add(ttl_seconds.saturating_mul(1000)) };
             self.services.insert(service.to_owned(), (safe_point, ends));
         }
         Ok(self.min_service(now_ms))
     }
 
     fn min_service(&self, now_ms: u64) -> MinService {
-        let smallest = self.services.iter().filter(|(_, (_, ends))| *ends > now_ms).min_by_key(|(_, (point, _))| *point);
-        smallest.map_or(MinService { service: String::new(), safe_point: 0, ttl_seconds: 0 }, |(name, (point, ends))| {
-            let ttl_seconds = ends.saturating_sub(now_ms) / 1000;
-            MinService { service: name.clone(), safe_point: *point, ttl_seconds }
-        })
+        let smallest =
+            self.services.iter().filter(|(_, (_, ends))| *ends > now_ms).min_by_key(|(_, (point, _))| *point);
+        smallest.map_or(
+            MinService { service: String::new(), safe_point: 0, ttl_seconds: 0 },
+            |(name, (point, ends))| {
+                let ttl_seconds = ends.saturating_sub(now_ms) / 1000;
+                MinService { service: name.clone(), safe_point: *point, ttl_seconds }
+            },
+        )
     }
 
     /// TiDB's GC worker: the safe point moves to `life_ms` before now, held by the services; gives the new point. The world

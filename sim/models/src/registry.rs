@@ -168,7 +168,12 @@ mod tests {
         registry.put(Kind::Drainer, &status("a", NodeState::Online, 1));
         registry.put(Kind::Pump, &status("b", NodeState::Offline, 2));
         let ids = |revision| -> Vec<String> {
-            registry.list_at(Kind::Pump, revision).unwrap().into_iter().map(|s| format!("{} {}", s.node_id, s.state)).collect()
+            registry
+                .list_at(Kind::Pump, revision)
+                .unwrap()
+                .into_iter()
+                .map(|s| format!("{} {}", s.node_id, s.state))
+                .collect()
         };
         assert_eq!(ids(0), Vec::<String>::new());
         assert_eq!(ids(1), ["b online"]);

@@ -22,7 +22,8 @@ impl Rng {
     #[must_use]
     pub fn fork(&self, label: &str) -> Self {
         // FNV-1a over the label, then mixed with the seed.
-        let hash = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash =
+            label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let mut mix = self.seed ^ hash.rotate_left(31);
         Self::new(splitmix(&mut mix))
     }

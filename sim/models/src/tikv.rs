@@ -90,8 +90,13 @@ pub enum KvError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TxnStatus {
     /// Still running.
-    Locked { ttl_ms: u64, lock: Box<Lock> },
-    Committed { commit_ts: u64 },
+    Locked {
+        ttl_ms: u64,
+        lock: Box<Lock>,
+    },
+    Committed {
+        commit_ts: u64,
+    },
     RolledBack(Action),
 }
 
@@ -102,6 +107,9 @@ pub enum Action {
     TtlExpireRollback,
     LockNotExistRollback,
 }
+
+/// A key of a scan with its value, or with the lock in its way.
+pub type Pair = (Vec<u8>, Result<Bytes, KvError>);
 
 impl Tikv {
     /// Locks every key or none. Repeating it changes nothing.
@@ -244,13 +252,7 @@ impl Tikv {
     ///
     /// # Errors
     /// A snapshot below the safe point.
-    pub fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        limit: usize,
-        version: u64,
-    ) -> Result<Vec<(Vec<u8>, Result<Bytes, KvError>)>, KvError> {
+    pub fn scan(&self, start: &[u8], end: &[u8], limit: usize, version: u64) -> Result<Vec<Pair>, KvError> {
         self.readable(version)?;
         if start >= end {
             return Ok(Vec::new());
@@ -354,7 +356,8 @@ impl Entry {
 
     /// A Rollback record, or a commit of another at our start that says so, or a lock of another that lists us.
     fn rolled_back(&self, start_ts: u64) -> Option<(u64, ())> {
-        let record = self.writes.get(&start_ts).is_some_and(|w| w.kind == WriteKind::Rollback || w.has_overlapped_rollback);
+        let record =
+            self.writes.get(&start_ts).is_some_and(|w| w.kind == WriteKind::Rollback || w.has_overlapped_rollback);
         let listed = self.lock.as_ref().is_some_and(|l| l.rollback_ts.contains(&start_ts));
         (record || listed).then_some((start_ts, ()))
     }
@@ -370,7 +373,8 @@ impl Entry {
         for ts in lock.rollback_ts.into_iter().filter(|ts| *ts != commit_ts) {
             self.roll_back(ts);
         }
-        self.writes.insert(commit_ts, Write { kind, start_ts: lock.start_ts, commit_ts, value, has_overlapped_rollback });
+        self.writes
+            .insert(commit_ts, Write { kind, start_ts: lock.start_ts, commit_ts, value, has_overlapped_rollback });
     }
 
     fn roll_back(&mut self, start_ts: u64) {
@@ -390,8 +394,8 @@ impl Entry {
         if let Some(lock) = self.lock.as_ref().filter(|l| l.start_ts <= version && l.value != Mutation::Lock) {
             return Err(KvError::Locked(Box::new(lock.clone())));
         }
-        let visible = self.writes.range(..=version).rev().map(|(_, w)| w);
-        let newest = visible.filter(|w| matches!(w.kind, WriteKind::Put | WriteKind::Delete)).next();
+        let mut visible = self.writes.range(..=version).rev().map(|(_, w)| w);
+        let newest = visible.find(|w| matches!(w.kind, WriteKind::Put | WriteKind::Delete));
         Ok(newest.filter(|w| w.kind == WriteKind::Put).map(|w| w.value.clone()))
     }
 }
@@ -437,13 +441,19 @@ mod tests {
     fn verdicts() {
         let mut kv = Tikv::default();
         kv.prewrite(&[put("k", "1")], b"k", ts(1000), 3000).unwrap();
-        assert!(matches!(kv.check_txn_status(b"k", ts(1000), ts(3999), true), Ok(TxnStatus::Locked { ttl_ms: 3000, .. })));
+        assert!(matches!(
+            kv.check_txn_status(b"k", ts(1000), ts(3999), true),
+            Ok(TxnStatus::Locked { ttl_ms: 3000, .. })
+        ));
         assert_eq!(kv.heart_beat(b"k", ts(1000), 5000), Ok(5000));
         assert!(matches!(kv.check_txn_status(b"k", ts(1000), ts(4000), true), Ok(TxnStatus::Locked { .. })));
         let expired = kv.check_txn_status(b"k", ts(1000), ts(6000), true);
         assert_eq!(expired, Ok(TxnStatus::RolledBack(Action::TtlExpireRollback)));
         assert_eq!(kv.commit(&[b"k".to_vec()], ts(1000), ts(6001)), Err(KvError::TxnLockNotFound));
-        assert_eq!(kv.prewrite(&[put("k", "1")], b"k", ts(1000), 1), Err(KvError::WriteConflict { conflict_ts: ts(1000) }));
+        assert_eq!(
+            kv.prewrite(&[put("k", "1")], b"k", ts(1000), 1),
+            Err(KvError::WriteConflict { conflict_ts: ts(1000) })
+        );
         // No trace: only on demand is one left.
         assert_eq!(kv.check_txn_status(b"q", ts(1), ts(2), false), Err(KvError::TxnNotFound));
         assert_eq!(kv.mvcc(b"q"), MvccInfo::default());
@@ -482,7 +492,10 @@ mod tests {
         assert_eq!(kv.mvcc(b"r"), MvccInfo::default());
         assert_eq!(kv.mvcc(b"k").writes.iter().map(|w| w.commit_ts).collect::<Vec<_>>(), [ts(31), ts(21)]);
         assert_eq!((text(kv.get(b"k", ts(25))), text(kv.get(b"k", ts(11)))), ("21".into(), "SnapshotTooOld".into()));
-        assert!(matches!(kv.check_txn_status(b"k", ts(10), ts(90), true), Ok(TxnStatus::RolledBack(_))), "evidence is gone");
+        assert!(
+            matches!(kv.check_txn_status(b"k", ts(10), ts(90), true), Ok(TxnStatus::RolledBack(_))),
+            "evidence is gone"
+        );
     }
 
     #[test]

@@ -50,8 +50,13 @@ pub enum KvOp {
 pub enum Reply {
     Ts(Tso),
     /// The Pump answered; a text is a refusal.
-    Written { errmsg: String },
+    Written {
+        errmsg: String,
+    },
     Kv(Result<(), KvError>),
     /// No answer: connection lost, refused or timed out. For Pumps and PD `unavailable` is gRPC's status.
-    Failed { unavailable: bool, text: String },
+    Failed {
+        unavailable: bool,
+        text: String,
+    },
 }
