@@ -41,7 +41,8 @@ fn a_port_that_forgets_the_directory_is_caught() {
     use binlog_sim::canary::{Canary, PortCanary};
     let canary = Some(Canary::Port(PortCanary::SkipDirectorySync));
     let options = Options { canary, ..Options::default() };
-    let failing = (0..50).map(|seed| generate(seed, Profile::Disk)).find(|plan| run(plan, &options).violation.is_some());
+    let failing =
+        (0..50).map(|seed| generate(seed, Profile::Disk)).find(|plan| run(plan, &options).violation.is_some());
     let (small, _) = binlog_sim::minimise::minimise(&failing.unwrap(), &options, 400).unwrap();
     assert!(small.txns.len() + small.actions.len() <= 5, "{}", small.to_text());
     assert!(run(&small, &options).violation.is_some_and(|v| v.oracle == "D2" || v.oracle == "D1"));

@@ -96,8 +96,15 @@ const DISK: &[Kind] = &[
     Kind::StallIndex,
 ];
 
-const LOSES_UNSYNCED: &[Kind] =
-    &[Kind::PowerLoss, Kind::KillThenPower, Kind::CrashLoop, Kind::FailSync, Kind::FailWrite, Kind::ShortWrite, Kind::NoSpace];
+const LOSES_UNSYNCED: &[Kind] = &[
+    Kind::PowerLoss,
+    Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::FailSync,
+    Kind::FailWrite,
+    Kind::ShortWrite,
+    Kind::NoSpace,
+];
 
 const NET: &[Kind] = &[
     Kind::PdDown,

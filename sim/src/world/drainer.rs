@@ -230,10 +230,10 @@ impl World {
             return;
         }
         // A request that left before the process died arrives, or not.
-        if self.drainer.inc != inc || self.drainer.proc.is_none() {
-            if self.drainer.rng.percent(50) || matches!(request, SinkOp::Open | SinkOp::Begin { .. }) {
-                return;
-            }
+        let orphan = self.drainer.inc != inc || self.drainer.proc.is_none();
+        let opens = matches!(request, SinkOp::Open | SinkOp::Begin { .. });
+        if orphan && (opens || self.drainer.rng.percent(50)) {
+            return;
         }
         let node = &mut self.drainer;
         let result = node.sink.run(request, &mut node.rng);

@@ -15,7 +15,10 @@ use std::collections::BinaryHeap;
 pub enum Ev {
     Action(usize),
     ActionEnd(usize),
-    Crash { node: usize, power: bool },
+    Crash {
+        node: usize,
+        power: bool,
+    },
     Heal,
     /// Has everything converged?
     Look,

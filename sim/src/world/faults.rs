@@ -106,19 +106,17 @@ impl World {
                 self.after(50 * MS, Ev::PumpStart { node });
             }
             // Still stopping, or gone already.
-            Kind::Stop if self.pumps[node].proc.is_some() => {
-                if self.stopping.get(&index) == Some(&self.pumps[node].inc) {
-                    self.after(100 * MS, Ev::ActionEnd(index));
-                }
+            Kind::Stop
+                if self.pumps[node].proc.is_some() && self.stopping.get(&index) == Some(&self.pumps[node].inc) =>
+            {
+                self.after(100 * MS, Ev::ActionEnd(index));
             }
             Kind::Stop => self.after(MS, Ev::PumpStart { node }),
             Kind::NoSpace => self.pumps[node].disk.armed.no_space = false,
             Kind::LowSpace => self.space(node, 1 << 40),
             Kind::PdDown => self.pd.set_up(true),
-            Kind::StopDrainer if self.drainer.is_running() => {
-                if self.stopping.get(&index) == Some(&self.drainer.inc) {
-                    self.after(100 * MS, Ev::ActionEnd(index));
-                }
+            Kind::StopDrainer if self.drainer.is_running() && self.stopping.get(&index) == Some(&self.drainer.inc) => {
+                self.after(100 * MS, Ev::ActionEnd(index));
             }
             Kind::StopDrainer => self.after(MS, Ev::DrainerStart),
             _ => {}

@@ -155,7 +155,7 @@ impl Args {
         };
         let done = sweep.run();
         println!("{}", done.summary(&sweep));
-        for (seed, _) in &done.failures {
+        for seed in done.failures.keys() {
             report(*seed, &generate(*seed, profile), canary);
         }
         Ok(i32::from(!done.failures.is_empty()))
