@@ -100,7 +100,7 @@ fn check(seed: u64, world: &World, feed: &mut Feed) -> (u64, u64) {
             What::Rows(_) => rows += 1,
             What::Ddl { .. } => {
                 ddl += 1;
-                if seed % 5 == 0 {
+                if seed.is_multiple_of(5) {
                     let found = feed.mysql.differences(&world.cluster.contents_at(*commit_ts));
                     if !found.is_empty() {
                         shown(found.join("\n"));
