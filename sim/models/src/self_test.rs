@@ -6,6 +6,7 @@ use crate::rng::Rng;
 use crate::tidb::Config;
 use crate::tidb::data::{Committed, What};
 use crate::tidb::ddl::DdlWeights;
+use crate::tidb::ops::Weights;
 use crate::tidb::tests::World;
 use binlog_core::codec::encode;
 use binlog_core::drainer::translate::{DdlPlan, TranslateConfig, Translator};
@@ -14,7 +15,6 @@ use binlog_core::schema::model::Job;
 use binlog_core::sink::op::{Checkpoint, SinkOp, SinkState};
 use binlog_core::sink::sql::Dialect;
 use bytes::Bytes;
-use std::collections::BTreeSet;
 
 struct Feed<'a> {
     world: &'a World,
@@ -82,7 +82,26 @@ impl<'a> Feed<'a> {
 }
 
 fn world(seed: u64, steps: u64) -> World {
-    world_of(Config::default(), seed, steps)
+    // Few values collide often, many hardly ever; some seeds are mostly about changing and moving tables.
+    let spread = [60, 6, 5000][usize::try_from(seed / 3 % 3).unwrap()];
+    let operations = if seed % 7 == 3 { 25 } else { 6 };
+    let weights = Weights { spread, operations, ..Weights::default() };
+    let ddl = match seed % 4 {
+        1 => DdlWeights { modify_column: 20, add_column: 20, drop_column: 20, multi: 20, ..DdlWeights::default() },
+        2 => DdlWeights {
+            rename: 20,
+            truncate: 15,
+            drop_table: 10,
+            create_table: 20,
+            drop_database: 5,
+            create_database: 9,
+            ..DdlWeights::default()
+        },
+        _ => DdlWeights::default(),
+    };
+    let (servers, lease_ms) = (1 + usize::try_from(seed % 3).unwrap(), if seed % 5 == 1 { 200 } else { 12 });
+    let config = Config { weights, ddl, servers, lease_ms, ..Config::default() };
+    world_of(config, seed, steps)
 }
 
 fn world_of(config: Config, seed: u64, steps: u64) -> World {
@@ -140,7 +159,7 @@ fn seeds(range: std::ops::Range<u64>, steps: u64) {
     }
     let count = range.end - range.start;
     let seen = format!("{rows} transactions, {ddl} DDLs, {dropped} late mutations, {ahead} ahead of the history");
-    assert!(rows > 50 * count && ddl > 5 * count && dropped > 0 && ahead > 0, "too little to show anything: {seen}");
+    assert!(rows > 40 * count && ddl > 5 * count && dropped > 0 && ahead > 0, "too little to show anything: {seen}");
 }
 
 /// Stops at some places and starts a new translator from the checkpoint, with and without the schema version.
@@ -172,28 +191,24 @@ fn restarts_at_a_checkpoint_change_nothing() {
 /// old row can meet a newer one under the other key there, which the server refuses and an operator must resolve (rules 8, 9).
 #[test]
 fn safe_mode_repeats_without_harm() {
+    let mut repeated = 0;
     for seed in 0..16 {
-        let world = world(seed, 500);
+        let ddl = DdlWeights { several_keys: false, ..DdlWeights::default() };
+        let world = world_of(Config { ddl, ..Config::default() }, seed, 500);
         let mut feed = Feed::new(&world, Dialect::MySql, true, true);
         let mut rng = Rng::new(seed);
-        let schemas = world.cluster.committed().values().filter_map(|c| match &c.what {
-            What::Ddl { schema, .. } => schema.as_ref(),
-            What::Rows(_) => None,
-        });
-        let tables = schemas.flat_map(|s| s.tables.iter());
-        let several: BTreeSet<i64> = tables.filter(|(_, t)| t.keys().len() > 1).map(|(id, _)| *id).collect();
         // Data transactions since the last DDL.
         let mut since: Vec<(u64, &Committed)> = Vec::new();
         for (commit_ts, committed) in world.cluster.committed() {
             feed.run(*commit_ts, committed).unwrap_or_else(|e| panic!("seed {seed} at {commit_ts}: {e}"));
             match committed.what {
                 What::Ddl { .. } => since.clear(),
-                What::Rows(ref changes) if changes.iter().any(|c| several.contains(&c.table)) => {}
                 What::Rows(_) => since.push((*commit_ts, committed)),
             }
             if rng.one_in(15) {
                 let from = rng.index(since.len());
                 for (at, again) in since[from.min(since.len())..].iter().copied() {
+                    repeated += 1;
                     feed.forget(at);
                     feed.run(at, again).unwrap_or_else(|e| panic!("seed {seed} at {at} again: {e}"));
                 }
@@ -204,6 +219,7 @@ fn safe_mode_repeats_without_harm() {
         let found: Vec<_> = found.iter().filter(|d| !keyless.iter().any(|t| d.starts_with(t.as_str()))).collect();
         assert!(found.is_empty(), "seed {seed}: {found:?}");
     }
+    assert!(repeated > 300, "only {repeated} transactions were repeated");
 }
 
 /// Rows can hold values for columns that a multi-schema change adds before its binlog comes. The translator sends them, so that
