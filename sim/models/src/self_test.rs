@@ -129,7 +129,9 @@ fn check(seed: u64, world: &World, feed: &mut Feed) -> (u64, u64) {
             What::Rows(_) => rows += 1,
             What::Ddl { .. } => {
                 ddl += 1;
-                if seed.is_multiple_of(5) {
+                // While a column goes, rows without a key that differ only in it cannot be told apart: both ends are equal
+                // again when it is gone.
+                if seed.is_multiple_of(5) && matches!(committed.what, What::Ddl { schema: Some(_), .. }) {
                     let found = feed.mysql.differences(&world.cluster.contents_at(*commit_ts));
                     if !found.is_empty() {
                         shown(found.join("\n"));
