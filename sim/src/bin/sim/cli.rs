@@ -202,7 +202,7 @@ impl Args {
 
     fn canaries(&self) -> Result<i32, String> {
         if !cfg!(feature = "canary") {
-            let how = "cargo run --profile sim -p binlog-sim --features canary --bin sim -- canary";
+            let how = "./x sim canary";
             return Err(format!("the machines of this build hold no canaries; use: {how}"));
         }
         let seeds = self.seeds(5_000)?;
@@ -385,11 +385,11 @@ fn report(seed: u64, plan: &Plan, canary: Option<Canary>) {
     let name = canary.and_then(|c| Canary::all().into_iter().find(|(own, _)| *own == c)).map(|(_, name)| name);
     let canary = name.map_or(String::new(), |name| format!(" --canary {name}"));
     println!(
-        "  repeat  cargo run --profile sim -p binlog-sim --bin sim -- replay {seed} --profile {}{canary}",
+        "  repeat  ./x sim replay {seed} --profile {}{canary}",
         plan.profile.name()
     );
     println!(
-        "  smaller cargo run --profile sim -p binlog-sim --bin sim -- minimise {seed} --profile {}{canary}",
+        "  smaller ./x sim minimise {seed} --profile {}{canary}",
         plan.profile.name()
     );
 }
