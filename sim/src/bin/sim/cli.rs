@@ -384,14 +384,8 @@ fn report(seed: u64, plan: &Plan, canary: Option<Canary>) {
     outcome.tail.iter().rev().take(25).rev().for_each(|line| println!("    {line}"));
     let name = canary.and_then(|c| Canary::all().into_iter().find(|(own, _)| *own == c)).map(|(_, name)| name);
     let canary = name.map_or(String::new(), |name| format!(" --canary {name}"));
-    println!(
-        "  repeat  ./x sim replay {seed} --profile {}{canary}",
-        plan.profile.name()
-    );
-    println!(
-        "  smaller ./x sim minimise {seed} --profile {}{canary}",
-        plan.profile.name()
-    );
+    println!("  repeat  ./x sim replay {seed} --profile {}{canary}", plan.profile.name());
+    println!("  smaller ./x sim minimise {seed} --profile {}{canary}", plan.profile.name());
 }
 
 fn panicked(oracle: &str) -> String {
