@@ -1,77 +1,31 @@
-//! Memcomparable bytes and the keys of the DDL history (spec codec 3.5, 8.1): only what region look-up and history reads need.
+//! Keys as these clients use them: `Bytes` around the encodings of `binlog_core::codec::key` (spec codec 3.5, 8.1).
 
+use binlog_core::codec::key;
 use bytes::{BufMut, Bytes, BytesMut};
 
-const GROUP: usize = 8;
-/// Marker of a full group; less the number of padding bytes.
-const FULL: u8 = 0xff;
-
-/// Appends the memcomparable form of `raw`.
-pub(super) fn encode_bytes_into(out: &mut BytesMut, raw: &[u8]) {
-    let (groups, rest) = raw.as_chunks::<GROUP>();
-    out.reserve((groups.len() + 1) * (GROUP + 1));
-    for group in groups {
-        out.put_slice(group);
-        out.put_u8(FULL);
-    }
-    // The last group is never full: a multiple of eight ends with one of padding alone.
-    out.put_slice(rest);
-    let pad = GROUP - rest.len();
-    out.put_bytes(0, pad);
-    // pad is 1 to 8.
-    out.put_u8(FULL - u8::try_from(pad).unwrap_or(FULL));
-}
-
+/// The form in which PD and region boundaries hold a raw key.
 pub(super) fn encode_bytes(raw: &[u8]) -> Bytes {
-    let mut out = BytesMut::new();
-    encode_bytes_into(&mut out, raw);
-    out.freeze()
+    key::region(raw).into()
 }
 
-/// The raw key of a region boundary. A boundary need not be a whole encoded key: `None` for what does not decode.
+/// The raw key of a region boundary. A boundary need not be a whole encoded key: `None` for what does not decode, and for an
+/// empty one.
 pub(super) fn decode_bytes(encoded: &[u8]) -> Option<Bytes> {
-    let (groups, rest) = encoded.as_chunks::<{ GROUP + 1 }>();
-    if !rest.is_empty() {
+    if encoded.is_empty() {
         return None;
     }
-    let mut out = BytesMut::with_capacity(groups.len() * GROUP);
-    let (last, full) = groups.split_last()?;
-    for group in full {
-        let (bytes, [marker]) = group.split_at(GROUP) else { return None };
-        if *marker != FULL {
-            return None;
-        }
-        out.put_slice(bytes);
-    }
-    let (bytes, [marker]) = last.split_at(GROUP) else { return None };
-    let pad = usize::from(FULL - *marker);
-    let (value, padding) = bytes.split_at_checked(GROUP.checked_sub(pad)?)?;
-    if pad == 0 || padding.iter().any(|b| *b != 0) {
-        return None;
-    }
-    out.put_slice(value);
-    Some(out.freeze())
-}
-
-/// `m` + "DDLJobHistory" + `tag` as eight bytes.
-fn history(tag: u8) -> BytesMut {
-    let mut out = BytesMut::new();
-    out.put_u8(b'm');
-    encode_bytes_into(&mut out, b"DDLJobHistory");
-    out.put_u64(u64::from(tag));
-    out
+    key::from_region(encoded).ok().map(Bytes::from)
 }
 
 /// First key and end (exclusive) of all jobs of the history.
 pub(super) fn history_range() -> (Bytes, Bytes) {
-    (history(b'h').freeze(), history(b'h' + 1).freeze())
+    let (start, end) = key::history_range();
+    (start.into(), end.into())
 }
 
 /// Key of one job of the history.
 pub(super) fn history_key(job_id: i64) -> Bytes {
-    let mut out = history(b'h');
-    encode_bytes_into(&mut out, &job_id.to_be_bytes());
-    out.freeze()
+    key::history_job(job_id).into()
 }
 
 /// The smallest key above `key`.
