@@ -1,0 +1,280 @@
+//! `playground --transactions`: the TiDB model of the simulator against real Pumps, a real Drainer and MariaDB, with kills.
+//!
+//! Everything that is drawn (tables, rows, DDL, weights) comes from the seed; what overlaps with what is the machine's. The
+//! Drainer applies while the model writes. At the end every table in MariaDB is compared with what the model committed.
+
+use crate::apply::{Status, checkpoint, written};
+use crate::harness::{Drainer, MariaDb, Pump, SMALL_DISK, WorkDir, binary, http_get, tail};
+use crate::playground_driver::{Driver, Progress};
+use crate::playground_truth;
+use crate::progress::Line;
+use crate::session::wait_online;
+use anyhow::{Context, Result, bail};
+use binlog_sim_models::tidb::data::What;
+use binlog_sim_models::tidb::ddl::DdlWeights;
+use binlog_sim_models::tidb::ops::Weights;
+use binlog_sim_models::tidb::{Cluster, Config};
+use binlog_standin::Standin;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// As a Pump's limit of the stand-in machine: each is a process with a RocksDB of its own.
+pub const MAX_PUMPS: usize = 16;
+/// TiDB servers of the model.
+const SERVERS: usize = 3;
+/// Sessions of all servers.
+const SESSIONS: usize = 12;
+/// One round of kills (each Pump and the Drainer once) per so many transactions, up to [`MAX_ROUNDS`].
+const PER_ROUND: u64 = 2_500;
+const MAX_ROUNDS: u64 = 8;
+/// Without any change for so long nothing will come.
+const STUCK: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(20);
+/// The recorded Drainer's.
+const DRAINER: &str = r#"
+detect-interval = 5
+[syncer]
+sql-mode = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
+db-type = "mysql"
+txn-batch = 20
+worker-count = 4
+safe-mode = false
+ignore-schemas = "INFORMATION_SCHEMA,PERFORMANCE_SCHEMA,mysql"
+[syncer.to]
+"#;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub transactions: u64,
+    pub pumps: usize,
+    pub seed: u64,
+    /// Transactions per second at most.
+    pub rate: Option<f64>,
+    pub keep: bool,
+}
+
+/// Fields are dropped in this order: clients before servers.
+struct World {
+    drainer: Drainer,
+    pumps: Vec<Pump>,
+    mariadb: MariaDb,
+    standin: Standin,
+}
+
+/// True when every table is equal after all kills.
+pub async fn run(options: &Options) -> Result<bool> {
+    for program in ["pump", "drainer"] {
+        binary(program)?;
+    }
+    let mut work = WorkDir::new("playground")?;
+    let outcome = whole(options, work.path()).await;
+    if options.keep || !matches!(outcome, Ok(true)) {
+        work.keep();
+    }
+    println!("seed {}; to repeat: {}", options.seed, options.command());
+    outcome
+}
+
+impl Options {
+    fn command(&self) -> String {
+        let rate = self.rate.map(|r| format!(" --rate {r}")).unwrap_or_default();
+        format!("./x playground --seed {} --pumps {} --transactions {}{rate}", self.seed, self.pumps, self.transactions)
+    }
+
+    /// What the model draws. Every DDL shape and type of the model is on.
+    fn config() -> Config {
+        Config {
+            servers: SERVERS,
+            sessions: SESSIONS,
+            weights: Weights { large_percent: 1, ..Weights::default() },
+            ddl: DdlWeights::default(),
+            lease_ms: 60,
+            // A killed Pump may cost a client some seconds; an expired lock costs the transaction.
+            lock_ttl_ms: 20_000,
+            ..Config::default()
+        }
+    }
+}
+
+async fn whole(options: &Options, dir: &Path) -> Result<bool> {
+    println!(
+        "{} transactions of {SESSIONS} sessions on {SERVERS} TiDBs from seed {}, {} Pumps, one Drainer into MariaDB",
+        options.transactions, options.seed, options.pumps
+    );
+    let mut world = World::start(dir, options.pumps).await?;
+    let statuses = wait_online(&mut world.pumps, &world.standin.shared.pd_url).await?;
+    println!("  up: PD {}, {} Pumps, Drainer, MariaDB", world.standin.shared.pd_url, world.pumps.len());
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::clone(&world.standin.shared);
+    let mut driver = Driver::new(Options::config(), options.seed, shared, &statuses, Arc::clone(&progress));
+    let (start, ended) = (Instant::now(), AtomicBool::new(false));
+    let mut line = Line::default();
+    let driving = async {
+        let outcome = driver.run(options.transactions, options.rate).await;
+        ended.store(true, Ordering::Relaxed);
+        outcome
+    };
+    let ((), lived) = tokio::try_join!(driving, world.live(options, &progress, &ended, &mut line))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let counts = driver.cluster.counts();
+    line.note(&format!(
+        "  wrote {} transactions and {} DDL binlogs in {seconds:.1} s, {:.0} transactions/s; {} rolled back",
+        counts.committed,
+        counts.ddl,
+        counts.committed as f64 / seconds.max(0.001),
+        counts.rolled_back
+    ));
+    let applying = Instant::now();
+    let late_kill = world.apply(&driver.cluster, &mut line).await?;
+    let lag = applying.elapsed().as_secs_f64();
+    drop(line);
+    let mut conn = world.mariadb.connect().await?;
+    let compared = playground_truth::compare(&mut conn, &driver.cluster.contents()).await?;
+    conn.disconnect().await?;
+    for text in compared.lines() {
+        println!("  {text}");
+    }
+    let rows = changed_rows(&driver.cluster);
+    println!();
+    println!("  transactions  {} and {} DDL binlogs", counts.committed, counts.ddl);
+    println!("  rows          {rows} changed; {} in {} tables compared", compared.rows, compared.tables);
+    println!("  rows/s        {:.0} from the first write to the last apply", rows as f64 / (seconds + lag).max(0.001));
+    println!("  feed          {seconds:.1} s, {} writes tried again", progress.retries.load(Ordering::Relaxed));
+    println!("  lag           {lag:.1} s from the last write until the durable checkpoint covers all");
+    println!("  restarts      {} after SIGKILL", world.restarts());
+    println!("  differences   {}", compared.differences.len());
+    if lived.drainer_kills_behind == 0 && !late_kill {
+        println!("  WARNING       the Drainer had applied everything whenever it was killed");
+    }
+    Ok(compared.differences.is_empty())
+}
+
+fn changed_rows(cluster: &Cluster) -> usize {
+    let rows = |what: &What| if let What::Rows(changes) = what { changes.len() } else { 0 };
+    cluster.committed().values().map(|c| rows(&c.what)).sum()
+}
+
+/// What happened while the model wrote.
+#[derive(Debug, Default)]
+struct Lived {
+    drainer_kills_behind: u32,
+}
+
+impl World {
+    async fn start(dir: &Path, count: usize) -> Result<Self> {
+        let options = binlog_standin::Options { work_dir: Some(dir.join("etcd")), ..Default::default() };
+        let standin = Standin::start(options).await.context("the stand-in cluster")?;
+        standin.shared.tso().wall();
+        let pd_url = standin.shared.pd_url.clone();
+        let mut pumps = Vec::new();
+        for n in 1..=count {
+            pumps.push(Pump::start(dir, &format!("pump{n}"), &pd_url, SMALL_DISK).await?);
+        }
+        wait_online(&mut pumps, &pd_url).await?;
+        let mariadb = MariaDb::start(dir).await?;
+        let drainer = Drainer::start(dir, &pd_url, DRAINER, &mariadb).await?;
+        Ok(Self { drainer, pumps, mariadb, standin })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.standin.check()?;
+        self.pumps.iter_mut().try_for_each(Pump::check)?;
+        self.mariadb.check()?;
+        self.drainer.check()
+    }
+
+    fn restarts(&self) -> u32 {
+        self.drainer.restarts + self.pumps.iter().map(|p| p.restarts).sum::<u32>()
+    }
+
+    /// Kills one process after the other, evenly over the transactions, until the writing has ended.
+    async fn live(
+        &mut self,
+        options: &Options,
+        progress: &Progress,
+        ended: &AtomicBool,
+        line: &mut Line,
+    ) -> Result<Lived> {
+        let victims = self.pumps.len() as u64 + 1;
+        let kills = victims * (options.transactions / PER_ROUND).clamp(1, MAX_ROUNDS);
+        let (start, mut lived, mut killed) = (Instant::now(), Lived::default(), 0);
+        let mut conn = self.mariadb.connect().await?;
+        while !ended.load(Ordering::Relaxed) {
+            self.check()?;
+            let committed = progress.committed.load(Ordering::Relaxed);
+            if killed < kills && committed * (kills + 1) >= options.transactions * (killed + 1) {
+                let victim = usize::try_from(killed % victims).unwrap_or(0);
+                killed += 1;
+                if let Some(pump) = self.pumps.get_mut(victim) {
+                    line.note(&format!("  SIGKILL {} after {committed} transactions", pump.node_id));
+                    pump.kill_and_restart().await.with_context(|| format!("{} after SIGKILL", pump.node_id))?;
+                } else {
+                    let before = checkpoint(&mut conn).await?;
+                    line.note(&format!("  SIGKILL drainer after {committed} transactions, its checkpoint is {before}"));
+                    self.drainer.kill_and_restart().await.context("the Drainer after SIGKILL")?;
+                    lived.drainer_kills_behind += u32::from(committed > 0);
+                }
+            }
+            self.unless_paused().await?;
+            line.show(|| {
+                let per_second = committed as f64 / start.elapsed().as_secs_f64().max(0.001);
+                let ddl = progress.ddl.load(Ordering::Relaxed);
+                let retries = progress.retries.load(Ordering::Relaxed);
+                format!("writing: {committed} transactions, {per_second:.0}/s, {ddl} DDL binlogs, {retries} retries")
+            });
+            tokio::time::sleep(POLL).await;
+        }
+        conn.disconnect().await?;
+        Ok(lived)
+    }
+
+    /// A Drainer that was killed a moment ago does not answer; one that paused waits for an operator, and there is none.
+    async fn unless_paused(&self) -> Result<()> {
+        let Ok(text) = http_get(&self.drainer.address, "/status").await else { return Ok(()) };
+        let status: Status = serde_json::from_str(&text).with_context(|| format!("the Drainer's status: {text}"))?;
+        let Some(paused) = status.paused else { return Ok(()) };
+        bail!(
+            "the downstream refused a statement\n  commit ts {}\n  {}\n  {}",
+            paused.commit_ts,
+            paused.error,
+            paused.statement
+        )
+    }
+
+    /// Until the durable checkpoint has reached the last commit; the Drainer is killed once more if it is far behind. True
+    /// when it was.
+    async fn apply(&mut self, cluster: &Cluster, line: &mut Line) -> Result<bool> {
+        let end = cluster.committed().last_key_value().map_or(0, |(ts, _)| *ts);
+        let mut conn = self.mariadb.connect().await?;
+        let (mut last, mut moved, mut killed) = ((0, 0), Instant::now(), false);
+        loop {
+            self.check()?;
+            let reached = checkpoint(&mut conn).await?;
+            if reached >= end {
+                conn.disconnect().await?;
+                return Ok(killed);
+            }
+            let behind = cluster.committed().range(reached + 1..).count();
+            if !killed && behind > 0 {
+                killed = true;
+                line.note(&format!("  SIGKILL drainer with {behind} transactions above its checkpoint"));
+                self.drainer.kill_and_restart().await.context("the Drainer after SIGKILL")?;
+            }
+            self.unless_paused().await?;
+            let now = (reached, written(&mut conn).await?);
+            if now != last {
+                (last, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() > STUCK {
+                bail!(
+                    "nothing was applied for {STUCK:?}: the checkpoint is {reached}, the end {end}\n{}",
+                    tail(&self.drainer.log)
+                );
+            }
+            line.show(|| format!("applying: {behind} transactions above the checkpoint"));
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
