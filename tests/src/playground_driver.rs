@@ -32,9 +32,9 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 /// How many DDL jobs are begun: one per so many committed transactions, as far as they are possible.
-const PER_DDL: u64 = 60;
+const PER_DDL: u64 = 20;
 /// So many are begun at once: without tables nothing can be written.
-const FIRST_DDL: u64 = 5;
+const FIRST_DDL: u64 = 20;
 const SETTLE: Duration = Duration::from_secs(1);
 /// Longest time without a look at deadlines.
 const TURN: Duration = Duration::from_millis(5);
@@ -103,6 +103,8 @@ pub struct Driver {
     shared: Arc<Shared>,
     links: Links,
     sessions: usize,
+    /// DDL jobs begun.
+    jobs: u64,
     rng: Rng,
     start: Instant,
     progress: Arc<Progress>,
@@ -130,6 +132,7 @@ impl Driver {
             },
             shared,
             sessions,
+            jobs: 0,
             rng: rng.fork("driver"),
             start: Instant::now(),
             progress,
@@ -140,10 +143,9 @@ impl Driver {
         }
     }
 
-    /// Until `transactions` have committed and nothing is on its way; `rate` transactions per second at most.
+    /// Until `transactions` have committed in all and nothing is on its way; `rate` transactions per second at most.
     pub async fn run(&mut self, transactions: u64, rate: Option<f64>) -> Result<()> {
         let (mut settled, mut moved, mut last) = (Instant::now(), Instant::now(), (0, 0));
-        let mut jobs = 0;
         loop {
             let committed = self.cluster.counts().committed;
             if self.shows() != last {
@@ -157,8 +159,8 @@ impl Driver {
             }
             let allowed = rate.map_or(u64::MAX, |rate| (self.start.elapsed().as_secs_f64() * rate) as u64);
             if committed < transactions {
-                if (jobs < FIRST_DDL || committed / PER_DDL >= jobs) && self.cluster.begin_ddl(self.now()) {
-                    jobs += 1;
+                if (self.jobs < FIRST_DDL || committed / PER_DDL >= self.jobs) && self.cluster.begin_ddl(self.now()) {
+                    self.jobs += 1;
                 }
                 for session in (0..self.sessions).filter(|_| committed < allowed) {
                     self.cluster.begin(self.now(), session);

@@ -162,6 +162,62 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn every_difference_is_found() {
+        let work = crate::harness::WorkDir::new("test").unwrap();
+        let mariadb = crate::harness::MariaDb::start(work.path()).await.unwrap();
+        let mut conn = mariadb.connect().await.unwrap();
+        let text = |text: &str| SqlValue::Text(text.as_bytes().to_vec());
+        let json = "{\"a\": [1.5, null], \"\": \"\\n\"}";
+        let drawn: Vec<(ColType, SqlValue)> = vec![
+            (ColType { flen: 33, ..ColType::plain(tp::BIT) }, SqlValue::UInt(1 << 32)),
+            (ColType::plain(tp::YEAR), SqlValue::UInt(0)),
+            (ColType { scale: 3, ..ColType::plain(tp::DATETIME) }, text("0000-00-00 00:00:00.000")),
+            (ColType { scale: 0, ..ColType::plain(tp::DURATION) }, text("-838:59:59")),
+            (ColType { flen: 5, scale: 2, ..ColType::plain(tp::DECIMAL) }, text("-0.50")),
+            (ColType { elems: vec!["it's".into()], ..ColType::plain(tp::ENUM) }, SqlValue::UInt(1)),
+            (ColType { elems: vec!["a".into(), "b".into()], ..ColType::plain(tp::SET) }, SqlValue::UInt(3)),
+            (ColType { binary: true, flen: 3, ..ColType::plain(tp::STRING) }, SqlValue::Bytes(vec![0, 255, 0])),
+            (ColType::plain(tp::FLOAT), SqlValue::Double(0.75)),
+            (ColType::plain(tp::DOUBLE), SqlValue::Double(1.0 / 3.0)),
+            (ColType::plain(tp::JSON), text(json)),
+        ];
+        let name = |n: usize| format!("c{n}");
+        let columns: Vec<String> =
+            drawn.iter().enumerate().map(|(n, (ty, _))| format!("{} {} NULL", name(n), ty.sql())).collect();
+        for statement in [
+            "SET sql_mode = 'ALLOW_INVALID_DATES'".to_owned(),
+            "CREATE DATABASE d".to_owned(),
+            format!("CREATE TABLE d.t (id INT PRIMARY KEY, {})", columns.join(",")),
+            "INSERT INTO d.t VALUES (1, 4294967296, 0, '0000-00-00', '-838:59:59', '-.5', 'it''s', 'a,b', x'00ff00', \
+             0.75, 0.333333333333333333, '{\"\":\"\\\\n\",\"a\":[1.5,null]}')"
+                .to_owned(),
+        ] {
+            conn.query_drop(&statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+        }
+        let mut all = vec![("id".to_owned(), ColType::plain(tp::LONG))];
+        all.extend(drawn.iter().enumerate().map(|(n, (ty, _))| (name(n), ty.clone())));
+        let mut row = vec![SqlValue::Int(1)];
+        row.extend(drawn.iter().map(|(_, value)| value.clone()));
+        let truth = Contents { database: "d".into(), table: "t".into(), columns: all, rows: vec![row] };
+        let found = compare(&mut conn, std::slice::from_ref(&truth)).await.unwrap();
+        assert_eq!((found.lines(), found.rows, found.tables), (Vec::new(), 1, 1));
+        for n in 0..drawn.len() {
+            conn.query_drop("CREATE TABLE d.old AS SELECT * FROM d.t").await.unwrap();
+            conn.query_drop(format!("UPDATE d.t SET c{n} = NULL")).await.unwrap();
+            let found = compare(&mut conn, std::slice::from_ref(&truth)).await.unwrap().lines().join("\n");
+            assert!(found.contains(&format!("d.t [id=1] column c{n}: ")), "{found}");
+            assert!(found.contains("d.old: the table is only in the downstream"), "{found}");
+            conn.query_drop(format!("UPDATE d.t SET c{n} = (SELECT c{n} FROM d.old)")).await.unwrap();
+            conn.query_drop("DROP TABLE d.old").await.unwrap();
+        }
+        let found = compare(&mut conn, std::slice::from_ref(&truth)).await.unwrap();
+        assert!(found.differences.is_empty(), "{:?}", found.lines());
+        conn.query_drop("DROP TABLE d.t").await.unwrap();
+        let found = compare(&mut conn, &[truth]).await.unwrap();
+        assert_eq!(found.lines(), ["DIFFERS  d.t: the table is not in the downstream (1 rows in TiDB)"]);
+    }
+
     #[test]
     fn json_is_equal_by_content_only() {
         let cell = |text: &str| canonical(&escape(text.as_bytes()));

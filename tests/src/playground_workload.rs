@@ -15,6 +15,7 @@ use binlog_sim_models::tidb::ddl::DdlWeights;
 use binlog_sim_models::tidb::ops::Weights;
 use binlog_sim_models::tidb::{Cluster, Config};
 use binlog_standin::Standin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,8 @@ const SESSIONS: usize = 12;
 /// One round of kills (each Pump and the Drainer once) per so many transactions, up to [`MAX_ROUNDS`].
 const PER_ROUND: u64 = 2_500;
 const MAX_ROUNDS: u64 = 8;
+/// After each part of the transactions the writing stops, and all tables are compared: a table that is dropped later counts too.
+const PARTS: u64 = 5;
 /// Without any change for so long nothing will come.
 const STUCK: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
@@ -61,6 +64,10 @@ struct World {
     pumps: Vec<Pump>,
     mariadb: MariaDb,
     standin: Standin,
+    /// Kills while the model wrote.
+    killed: u64,
+    /// Kills of the Drainer with something left to apply.
+    killed_behind: u32,
 }
 
 /// True when every table is equal after all kills.
@@ -89,7 +96,23 @@ impl Options {
             servers: SERVERS,
             sessions: SESSIONS,
             weights: Weights { large_percent: 1, ..Weights::default() },
-            ddl: DdlWeights::default(),
+            ddl: DdlWeights {
+                // Tables live long, so that much is there to be compared.
+                create_database: 2,
+                drop_database: 1,
+                create_table: 16,
+                drop_table: 4,
+                truncate: 4,
+                rename: 12,
+                add_column: 20,
+                drop_column: 16,
+                modify_column: 16,
+                add_index: 12,
+                drop_index: 12,
+                multi: 12,
+                tables: 16,
+                ..DdlWeights::default()
+            },
             lease_ms: 60,
             // A killed Pump may cost a client some seconds; an expired lock costs the transaction.
             lock_ttl_ms: 20_000,
@@ -109,46 +132,71 @@ async fn whole(options: &Options, dir: &Path) -> Result<bool> {
     let progress = Arc::new(Progress::default());
     let shared = Arc::clone(&world.standin.shared);
     let mut driver = Driver::new(Options::config(), options.seed, shared, &statuses, Arc::clone(&progress));
-    let (start, ended) = (Instant::now(), AtomicBool::new(false));
-    let mut line = Line::default();
-    let driving = async {
-        let outcome = driver.run(options.transactions, options.rate).await;
-        ended.store(true, Ordering::Relaxed);
-        outcome
-    };
-    let ((), lived) = tokio::try_join!(driving, world.live(options, &progress, &ended, &mut line))?;
-    let seconds = start.elapsed().as_secs_f64();
-    let counts = driver.cluster.counts();
-    line.note(&format!(
-        "  wrote {} transactions and {} DDL binlogs in {seconds:.1} s, {:.0} transactions/s; {} rolled back",
-        counts.committed,
-        counts.ddl,
-        counts.committed as f64 / seconds.max(0.001),
-        counts.rolled_back
-    ));
-    let applying = Instant::now();
-    let late_kill = world.apply(&driver.cluster, &mut line).await?;
-    let lag = applying.elapsed().as_secs_f64();
-    drop(line);
-    let mut conn = world.mariadb.connect().await?;
-    let compared = playground_truth::compare(&mut conn, &driver.cluster.contents()).await?;
-    conn.disconnect().await?;
-    for text in compared.lines() {
-        println!("  {text}");
+    let (mut line, mut totals) = (Line::default(), Totals::default());
+    for part in 1..=PARTS {
+        let target = (options.transactions * part).div_ceil(PARTS);
+        let (start, ended) = (Instant::now(), AtomicBool::new(false));
+        let driving = async {
+            let outcome = driver.run(target, options.rate).await;
+            ended.store(true, Ordering::Relaxed);
+            outcome
+        };
+        tokio::try_join!(driving, world.live(options, &progress, &ended, &mut line))?;
+        totals.writing += start.elapsed().as_secs_f64();
+        let applying = Instant::now();
+        world.apply(&driver.cluster, &mut line).await?;
+        let lag = applying.elapsed().as_secs_f64();
+        totals.applying += lag;
+        totals.lag = totals.lag.max(lag);
+        let mut conn = world.mariadb.connect().await?;
+        let compared = playground_truth::compare(&mut conn, &driver.cluster.contents()).await?;
+        conn.disconnect().await?;
+        let counts = driver.cluster.counts();
+        line.note(&format!(
+            "  {} transactions, {} DDL binlogs, {} rolled back: {} tables with {} rows compared",
+            counts.committed, counts.ddl, counts.rolled_back, compared.tables, compared.rows
+        ));
+        for text in compared.lines() {
+            line.note(&format!("  {text}"));
+        }
+        totals.tables += compared.tables;
+        totals.compared += compared.rows;
+        totals.differences += compared.differences.len();
+        if totals.differences > 0 {
+            break;
+        }
     }
-    let rows = changed_rows(&driver.cluster);
+    drop(line);
+    report(&driver.cluster, &progress, &world, &totals);
+    Ok(totals.differences == 0)
+}
+
+fn report(cluster: &Cluster, progress: &Progress, world: &World, totals: &Totals) {
+    let (rows, counts) = (changed_rows(cluster), cluster.counts());
+    let seconds = totals.writing + totals.applying;
     println!();
     println!("  transactions  {} and {} DDL binlogs", counts.committed, counts.ddl);
-    println!("  rows          {rows} changed; {} in {} tables compared", compared.rows, compared.tables);
-    println!("  rows/s        {:.0} from the first write to the last apply", rows as f64 / (seconds + lag).max(0.001));
-    println!("  feed          {seconds:.1} s, {} writes tried again", progress.retries.load(Ordering::Relaxed));
-    println!("  lag           {lag:.1} s from the last write until the durable checkpoint covers all");
+    println!("  rows          {rows} changed; {} in {} tables compared", totals.compared, totals.tables);
+    println!("  types         {}", coverage(cluster));
+    println!(
+        "  rows/s        {:.0} (writing and applying {seconds:.1} s, restarts included)",
+        rows as f64 / seconds.max(0.001)
+    );
+    println!(
+        "  feed          {:.1} s, {:.0} transactions/s, {} writes tried again",
+        totals.writing,
+        counts.committed as f64 / totals.writing.max(0.001),
+        progress.retries.load(Ordering::Relaxed)
+    );
+    println!(
+        "  lag           {:.1} s from the last write until the durable checkpoint covers all, at worst",
+        totals.lag
+    );
     println!("  restarts      {} after SIGKILL", world.restarts());
-    println!("  differences   {}", compared.differences.len());
-    if lived.drainer_kills_behind == 0 && !late_kill {
+    println!("  differences   {}", totals.differences);
+    if world.killed_behind == 0 {
         println!("  WARNING       the Drainer had applied everything whenever it was killed");
     }
-    Ok(compared.differences.is_empty())
 }
 
 fn changed_rows(cluster: &Cluster) -> usize {
@@ -156,10 +204,45 @@ fn changed_rows(cluster: &Cluster) -> usize {
     cluster.committed().values().map(|c| rows(&c.what)).sum()
 }
 
-/// What happened while the model wrote.
+/// Which types and DDL the seed has drawn.
+fn coverage(cluster: &Cluster) -> String {
+    let (mut types, mut actions) = (BTreeSet::new(), BTreeSet::new());
+    let mut tables = BTreeMap::new();
+    for committed in cluster.committed().values() {
+        match &committed.what {
+            What::Ddl { schema, .. } => {
+                if let Some(schema) = schema {
+                    tables.extend(schema.tables.iter().map(|(id, table)| (*id, Arc::clone(table))));
+                }
+                let query = committed.prewrite.ddl_query.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                let clause = query.split(' ').enumerate().filter(|(n, word)| *n < 2 || (*n == 3 && is_clause(word)));
+                let shown: Vec<&str> = clause.map(|(_, word)| word).collect();
+                actions.insert(shown.join(" "));
+            }
+            What::Rows(changes) => {
+                for change in changes {
+                    let table = tables.get(&change.table);
+                    types.extend(table.into_iter().flat_map(|t| t.types.values()).map(|ty| (ty.tp, ty.binary)));
+                }
+            }
+        }
+    }
+    format!("{} kinds of columns written; {}", types.len(), actions.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+fn is_clause(word: &str) -> bool {
+    word.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+/// Over all parts.
 #[derive(Debug, Default)]
-struct Lived {
-    drainer_kills_behind: u32,
+struct Totals {
+    writing: f64,
+    applying: f64,
+    lag: f64,
+    tables: usize,
+    compared: u64,
+    differences: usize,
 }
 
 impl World {
@@ -175,7 +258,7 @@ impl World {
         wait_online(&mut pumps, &pd_url).await?;
         let mariadb = MariaDb::start(dir).await?;
         let drainer = Drainer::start(dir, &pd_url, DRAINER, &mariadb).await?;
-        Ok(Self { drainer, pumps, mariadb, standin })
+        Ok(Self { drainer, pumps, mariadb, standin, killed: 0, killed_behind: 0 })
     }
 
     fn check(&mut self) -> Result<()> {
@@ -196,17 +279,17 @@ impl World {
         progress: &Progress,
         ended: &AtomicBool,
         line: &mut Line,
-    ) -> Result<Lived> {
+    ) -> Result<()> {
         let victims = self.pumps.len() as u64 + 1;
         let kills = victims * (options.transactions / PER_ROUND).clamp(1, MAX_ROUNDS);
-        let (start, mut lived, mut killed) = (Instant::now(), Lived::default(), 0);
+        let (start, from) = (Instant::now(), progress.committed.load(Ordering::Relaxed));
         let mut conn = self.mariadb.connect().await?;
         while !ended.load(Ordering::Relaxed) {
             self.check()?;
             let committed = progress.committed.load(Ordering::Relaxed);
-            if killed < kills && committed * (kills + 1) >= options.transactions * (killed + 1) {
-                let victim = usize::try_from(killed % victims).unwrap_or(0);
-                killed += 1;
+            if self.killed < kills && committed * (kills + 1) >= options.transactions * (self.killed + 1) {
+                let victim = usize::try_from(self.killed % victims).unwrap_or(0);
+                self.killed += 1;
                 if let Some(pump) = self.pumps.get_mut(victim) {
                     line.note(&format!("  SIGKILL {} after {committed} transactions", pump.node_id));
                     pump.kill_and_restart().await.with_context(|| format!("{} after SIGKILL", pump.node_id))?;
@@ -214,12 +297,11 @@ impl World {
                     let before = checkpoint(&mut conn).await?;
                     line.note(&format!("  SIGKILL drainer after {committed} transactions, its checkpoint is {before}"));
                     self.drainer.kill_and_restart().await.context("the Drainer after SIGKILL")?;
-                    lived.drainer_kills_behind += u32::from(committed > 0);
                 }
             }
             self.unless_paused().await?;
             line.show(|| {
-                let per_second = committed as f64 / start.elapsed().as_secs_f64().max(0.001);
+                let per_second = committed.saturating_sub(from) as f64 / start.elapsed().as_secs_f64().max(0.001);
                 let ddl = progress.ddl.load(Ordering::Relaxed);
                 let retries = progress.retries.load(Ordering::Relaxed);
                 format!("writing: {committed} transactions, {per_second:.0}/s, {ddl} DDL binlogs, {retries} retries")
@@ -227,7 +309,7 @@ impl World {
             tokio::time::sleep(POLL).await;
         }
         conn.disconnect().await?;
-        Ok(lived)
+        Ok(())
     }
 
     /// A Drainer that was killed a moment ago does not answer; one that paused waits for an operator, and there is none.
@@ -243,9 +325,8 @@ impl World {
         )
     }
 
-    /// Until the durable checkpoint has reached the last commit; the Drainer is killed once more if it is far behind. True
-    /// when it was.
-    async fn apply(&mut self, cluster: &Cluster, line: &mut Line) -> Result<bool> {
+    /// Until the durable checkpoint has reached the last commit. Where the Drainer is behind it is killed once more.
+    async fn apply(&mut self, cluster: &Cluster, line: &mut Line) -> Result<()> {
         let end = cluster.committed().last_key_value().map_or(0, |(ts, _)| *ts);
         let mut conn = self.mariadb.connect().await?;
         let (mut last, mut moved, mut killed) = ((0, 0), Instant::now(), false);
@@ -254,11 +335,12 @@ impl World {
             let reached = checkpoint(&mut conn).await?;
             if reached >= end {
                 conn.disconnect().await?;
-                return Ok(killed);
+                return Ok(());
             }
             let behind = cluster.committed().range(reached + 1..).count();
             if !killed && behind > 0 {
                 killed = true;
+                self.killed_behind += 1;
                 line.note(&format!("  SIGKILL drainer with {behind} transactions above its checkpoint"));
                 self.drainer.kill_and_restart().await.context("the Drainer after SIGKILL")?;
             }

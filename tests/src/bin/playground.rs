@@ -18,8 +18,8 @@ and compares every table at the end.
   --serve   stay up at the end and print each address and what to try next
 
 With --transactions, instead of the recordings, the simulator's model of TiDB writes: rows of every column type and DDL, from
-several TiDBs at once, while the Drainer applies and each process is killed again and again. At the end every table in MariaDB is
-compared with what the model committed.
+several TiDBs at once, while the Drainer applies and each process is killed again and again. Five times on the way
+every table in MariaDB is compared with what the model committed.
 
   --transactions N  how many must commit
   --pumps N         1 to 16, default 2
