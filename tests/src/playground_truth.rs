@@ -115,8 +115,9 @@ fn normalise(contents: &Contents, row: &mut Row) {
 
 /// A JSON cell by content; what is no JSON stays as it is and so differs.
 fn canonical(cell: &[u8]) -> Vec<u8> {
-    serde_json::from_slice::<serde_json::Value>(&unescape(cell))
-        .map_or_else(|_| cell.to_vec(), |value| escape(value.to_string().as_bytes()))
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(&unescape(cell)) else { return cell.to_vec() };
+    value.sort_all_objects();
+    escape(value.to_string().as_bytes())
 }
 
 /// The inverse of `escape`.
