@@ -124,11 +124,13 @@ impl Downstream {
         }
     }
 
-    /// An operator restores a dump: data and checkpoint row of an earlier save; our own tables stay as they are.
+    /// An operator restores a dump: data and checkpoint row of an earlier save; our own tables stay as they are. Not a dump
+    /// whose row is the one that was written last beside our state: nothing in the downstream tells that it was restored.
     pub fn restore(&mut self, rng: &mut Rng) -> bool {
         self.settle(false);
         let Some((row, effects)) = self.dumps.get(rng.index(self.dumps.len())).cloned() else { return false };
-        if self.row.as_ref() == Some(&row) {
+        let written = self.state.as_ref().map(|(_, row)| row);
+        if self.row.as_ref() == Some(&row) || written == Some(&row) {
             return false;
         }
         self.effects.truncate(effects);

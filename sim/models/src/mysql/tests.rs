@@ -155,3 +155,46 @@ fn alterations() {
         assert!(refused(mysql.run(&ddl(n, sql, &[("d", "s")]), Way::Well)).starts_with(error), "{sql}");
     }
 }
+
+mod random {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WAYS: [Way; 8] =
+        [Way::Well, Way::Well, Way::Well, Way::LostBefore, Way::LostAfter, Way::Zombie, Way::Deadlock, Way::HalfDone];
+
+    proptest! {
+        /// A client that repeats what it does not know until it is recorded: every transaction and DDL takes effect exactly
+        /// once, whatever the connection does.
+        #[test]
+        fn repeating_until_recorded_is_exactly_once(ways in proptest::collection::vec((0_usize..8, any::<bool>()), 0..60)) {
+            let mut mysql = server();
+            let mut ways = ways.into_iter();
+            let mut columns = 0;
+            for n in 3..20_u64 {
+                let op = if n % 4 == 0 {
+                    columns += 1;
+                    ddl(n, &format!("ALTER TABLE `t` ADD COLUMN `c{columns}` INT NULL"), &[("d", "t")])
+                } else {
+                    let id = i64::try_from(n).unwrap();
+                    insert(n, id, &format!("{}{n}", char::from(b'a' + u8::try_from(n).unwrap())))
+                };
+                loop {
+                    let (way, settles) = ways.next().unwrap_or((0, true));
+                    match mysql.run(&op, WAYS[way]) {
+                        Ok(_) | Err(SinkError::AlreadyRecorded) => break,
+                        Err(SinkError::Lost(_)) => drop(mysql.run(&SinkOp::Open, Way::Well)),
+                        Err(SinkError::Retry(_)) => mysql.settle(settles),
+                        Err(other) => panic!("{n}: {other:?}"),
+                    }
+                }
+            }
+            mysql.settle(true);
+            let effects = mysql.effects();
+            prop_assert_eq!(effects.len(), 19);
+            prop_assert!(effects.values().all(|n| *n == 1), "{:?}", effects);
+            let table = &mysql.db.tables[&("d".to_owned(), "t".to_owned())];
+            prop_assert_eq!((table.rows().count(), table.columns.len()), (13, 2 + columns));
+        }
+    }
+}

@@ -181,8 +181,15 @@ impl Clients {
         }
         let (server, pump) = (write.server, pump.clone());
         self.note(server, &pump, rpc_error);
+        let full = match reply {
+            Reply::Written { errmsg: text } | Reply::Failed { text, .. } => text.contains("ResourceExhausted"),
+            Reply::Ts(_) | Reply::Kv(_) => false,
+        };
+        let is_p = self.writes.get(&id).is_some_and(|w| w.kind == BinlogKind::Prewrite);
         if well {
             self.end(id, Some(pump), ended);
+        } else if full && is_p {
+            self.end(id, None, ended);
         } else {
             self.failed(now, id, ended);
         }
@@ -301,5 +308,125 @@ impl Write {
         match self.state {
             State::InFlight { until, .. } | State::Sleeping { until } => until,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(id: &str, state: NodeState) -> NodeStatus {
+        let (node_id, host, label) = (id.to_owned(), String::new(), serde_json::Value::Null);
+        let (is_alive, score, max_commit_ts, update_ts, token) = (false, 0, 0, 0, None);
+        NodeStatus { node_id, host, state, is_alive, score, label, max_commit_ts, update_ts, token }
+    }
+
+    #[derive(Default)]
+    struct Wire {
+        clients: Clients,
+        queue: VecDeque<Request>,
+        tokens: u64,
+        ended: Vec<Ended>,
+    }
+
+    impl Wire {
+        fn new(pumps: &[(&str, NodeState)]) -> Self {
+            let mut clients = Clients::new(1);
+            clients.set_pumps(&pumps.iter().map(|(id, state)| status(id, *state)).collect::<Vec<_>>());
+            Self { clients, ..Self::default() }
+        }
+
+        fn write(&mut self, now: u64, kind: BinlogKind) {
+            let mut out = Out { queue: &mut self.queue, next_token: &mut self.tokens };
+            self.clients.write(now, 0, kind, 7, Bytes::from_static(b"x"), &mut out);
+        }
+
+        fn tick(&mut self, now: u64) {
+            let mut out = Out { queue: &mut self.queue, next_token: &mut self.tokens };
+            self.clients.tick(now, &mut out, &mut self.ended);
+        }
+
+        /// The Pump that is asked, and the request's token. Probes are stepped over.
+        fn asked(&mut self) -> Option<(String, Token)> {
+            loop {
+                let request = self.queue.pop_front()?;
+                if let Call::SendBinlog { pump, kind, .. } = request.call
+                    && kind != BinlogKind::Probe
+                {
+                    return Some((pump, request.token));
+                }
+            }
+        }
+
+        fn answer(&mut self, now: u64, token: Token, errmsg: &str) {
+            let reply = Reply::Written { errmsg: errmsg.to_owned() };
+            assert!(self.clients.complete(now, token, &reply, &mut self.ended));
+        }
+    }
+
+    const TWO: [(&str, NodeState); 3] = [("a", NodeState::Online), ("b", NodeState::Online), ("c", NodeState::Offline)];
+
+    #[test]
+    fn p_moves_on_and_c_stays_with_the_pump_that_acknowledged() {
+        let mut wire = Wire::new(&TWO);
+        wire.write(0, BinlogKind::Prewrite);
+        let (first, token) = wire.asked().unwrap();
+        wire.answer(10, token, "no space");
+        wire.tick(109);
+        assert!(wire.asked().is_none());
+        wire.tick(110);
+        let (second, again) = wire.asked().unwrap();
+        assert_ne!(first, second);
+        let late = Reply::Written { errmsg: String::new() };
+        assert!(!wire.clients.complete(120, token, &late, &mut wire.ended), "an attempt is answered once");
+        wire.answer(130, again, "");
+        assert_eq!(wire.ended, [Ended { server: 0, start_ts: 7, accepted: true }]);
+        wire.write(140, BinlogKind::Commit);
+        for attempt in 0..5 {
+            let (pump, token) = wire.asked().unwrap();
+            assert_eq!(pump, second);
+            wire.answer(150 + attempt * 1000, token, "busy");
+            wire.tick(1150 + attempt * 1000);
+        }
+        assert!(!wire.clients.is_idle());
+        let (_, token) = wire.asked().unwrap();
+        wire.answer(700_000, token, "busy");
+        assert!(wire.clients.is_idle(), "after ten minutes it is given up");
+        wire.write(700_001, BinlogKind::Rollback);
+        assert!(wire.asked().is_none(), "no Pump has this prewrite any more");
+    }
+
+    #[test]
+    fn a_silent_pump_costs_the_time_out_and_in_the_end_p_fails() {
+        let mut wire = Wire::new(&TWO);
+        wire.write(0, BinlogKind::Prewrite);
+        let (mut now, mut asked) = (0, Vec::new());
+        while wire.ended.is_empty() {
+            asked.extend(wire.asked().map(|(pump, _)| pump));
+            now = wire.clients.next_deadline().unwrap();
+            wire.tick(now);
+        }
+        assert_eq!(wire.ended, [Ended { server: 0, start_ts: 7, accepted: false }]);
+        assert!(
+            now > WRITE_TIMEOUT_MS && asked.contains(&"a".to_owned()) && asked.contains(&"b".to_owned()),
+            "{asked:?}"
+        );
+        wire.write(now, BinlogKind::Rollback);
+        assert!(wire.asked().is_none());
+    }
+
+    #[test]
+    fn what_is_too_large_fails_at_once_and_nobody_online_fails_after_the_time_out() {
+        let mut wire = Wire::new(&TWO);
+        wire.write(0, BinlogKind::Prewrite);
+        let (_, token) = wire.asked().unwrap();
+        wire.answer(1, token, "rpc error: code = ResourceExhausted");
+        assert_eq!(wire.ended.len(), 1);
+        let mut wire = Wire::new(&[("c", NodeState::Paused)]);
+        wire.write(0, BinlogKind::Prewrite);
+        wire.tick(WRITE_TIMEOUT_MS);
+        assert!(wire.ended.is_empty() && wire.asked().is_none());
+        wire.tick(WRITE_TIMEOUT_MS + 100);
+        assert_eq!(wire.ended.len(), 1);
     }
 }

@@ -75,6 +75,8 @@ pub struct DdlWeights {
     /// A multi-schema change that adds columns is visible before its binlog: rows come with values for columns that the
     /// downstream does not have, and the Drainer pauses.
     pub early_values: bool,
+    /// Tables may have more than one unique key.
+    pub several_keys: bool,
     /// Tables at most.
     pub tables: usize,
     /// Columns of a new table besides its keys, at most.
@@ -97,6 +99,7 @@ impl Default for DdlWeights {
             drop_index: 3,
             multi: 3,
             early_values: false,
+            several_keys: true,
             tables: 6,
             columns: 7,
         }
@@ -110,7 +113,7 @@ pub fn draw(rng: &mut Rng, schema: &Schema, weights: &DdlWeights, next_id: &mut 
         return maker.create_database();
     }
     if schema.tables.is_empty() {
-        return maker.create_table(weights.columns);
+        return maker.create_table(weights);
     }
     let w = weights;
     let full = schema.tables.len() >= w.tables;
@@ -131,14 +134,14 @@ pub fn draw(rng: &mut Rng, schema: &Schema, weights: &DdlWeights, next_id: &mut 
     match maker.rng.weighted(&kinds) {
         0 => maker.create_database(),
         1 => maker.drop_database(),
-        2 => maker.create_table(w.columns),
+        2 => maker.create_table(w),
         3 => maker.drop_table(),
         4 => maker.truncate(),
         5 => maker.rename(),
         6 => maker.add_column(),
         7 => maker.drop_column(),
         8 => maker.modify_column(),
-        9 => maker.add_index(),
+        9 => maker.add_index(w.several_keys),
         10 => maker.drop_index(),
         _ => maker.multi(w.early_values),
     }
@@ -198,16 +201,20 @@ impl Maker<'_> {
         Some(self.job(ActionType::DROP_SCHEMA, id, 0, format!("DROP DATABASE {}", quote(&name)), steps))
     }
 
-    fn create_table(&mut self, columns: u64) -> Option<Job> {
+    fn create_table(&mut self, weights: &DdlWeights) -> Option<Job> {
         let ids: Vec<i64> = self.schema.databases.keys().copied().collect();
         let database = *self.rng.pick(&ids)?;
         let id = self.id();
-        let columns = self.rng.range(1, columns);
+        let columns = self.rng.range(1, weights.columns);
         let name = format!("t{}", self.rng.below(9));
         if self.is_taken(database, &name) {
             return None;
         }
-        let table = Table::random(self.rng, id, database, &name, columns);
+        let mut table = Table::random(self.rng, id, database, &name, columns);
+        if !weights.several_keys && (table.info.pk_is_handle || table.info.index_info.len() > 1) {
+            let keep = usize::from(!table.info.pk_is_handle);
+            table.info.index_info.truncate(keep);
+        }
         let mut schema = self.schema.clone();
         let (query, info) = (table.create_sql(), table.info.clone());
         schema.tables.insert(id, Arc::new(table));
@@ -457,13 +464,13 @@ impl Maker<'_> {
         Some(self.alter(&table, change, None))
     }
 
-    fn add_index(&mut self) -> Option<Job> {
+    fn add_index(&mut self, unique: bool) -> Option<Job> {
         let table = self.pick()?;
         if table.info.index_info.len() > 3 {
             return None;
         }
         let columns = table.unique_columns(self.rng)?;
-        let unique = self.rng.percent(60);
+        let unique = unique && self.rng.percent(60);
         let mut with = (*table).clone();
         let prefix = self.rng.percent(30).then_some(2);
         with.add_index(&format!("i{}", table.max_index + 1), &columns, unique, prefix);

@@ -166,3 +166,27 @@ fn one_seed_is_one_history() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn the_broken_assumption_is_broken_and_the_others_are_not() {
+    for broken in [false, true] {
+        let config = Config { commit_ts_before_ack: broken, ..Config::default() };
+        let mut world = World::new(config, 5, 0);
+        let mut early = 0;
+        let mut waiting = BTreeSet::new();
+        for _ in 0..400 {
+            world.step(true);
+            for request in world.inbox.values() {
+                if let Call::SendBinlog { kind: BinlogKind::Prewrite, payload, .. } = &request.call {
+                    waiting.insert(Binlog::decode(payload.clone()).unwrap().start_ts.cast_unsigned());
+                }
+            }
+            // Commit timestamps of transactions whose P is still on its way.
+            let unacknowledged = world.cluster.txns.values().filter(|t| t.binlog_done.is_none());
+            early +=
+                unacknowledged.filter(|t| t.committed.is_some() || matches!(t.phase, Phase::Committing(_))).count();
+        }
+        assert!(!waiting.is_empty());
+        assert_eq!(early > 0, broken);
+    }
+}
