@@ -356,3 +356,32 @@ fn answer(result: Result<(), NodeError>) -> Reply {
 fn failed(unavailable: bool, text: String) -> Reply {
     Reply::Failed { unavailable, text }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_pump_says_itself_is_a_refusal() {
+        let rpc = |code, message: &str| NodeError::Rpc { address: "a".into(), code, message: message.into() };
+        let (refused, lost, other) = ("refused", "lost", "other");
+        for (error, expected) in [
+            (rpc(Code::Unknown, "too little space"), refused),
+            (rpc(Code::Unknown, "transport error"), other),
+            (rpc(Code::Unavailable, "connection refused"), lost),
+            (rpc(Code::Internal, "h2"), other),
+            (NodeError::Connect { address: "a".into(), why: "refused".into() }, lost),
+            (NodeError::Timeout { address: "a".into(), millis: 15_000 }, lost),
+        ] {
+            let shown = format!("{error}");
+            let kind = match answer(Err(error)) {
+                Reply::Written { errmsg } if !errmsg.is_empty() => refused,
+                Reply::Failed { unavailable: true, .. } => lost,
+                Reply::Failed { unavailable: false, .. } => other,
+                reply => panic!("{shown}: {reply:?}"),
+            };
+            assert_eq!(kind, expected, "{shown}");
+        }
+        assert_eq!(answer(Ok(())), Reply::Written { errmsg: String::new() });
+    }
+}

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// As a Pump's limit of the stand-in machine: each is a process with a RocksDB of its own.
+/// Each is a process with a RocksDB of its own: more are no use on one machine.
 pub const MAX_PUMPS: usize = 16;
 /// TiDB servers of the model.
 const SERVERS: usize = 3;
