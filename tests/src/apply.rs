@@ -20,19 +20,19 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What we read of `GET /status`.
 #[derive(Debug, Default, Deserialize)]
-struct Status {
+pub(crate) struct Status {
     #[serde(default)]
-    paused: Option<Paused>,
+    pub(crate) paused: Option<Paused>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Paused {
+pub(crate) struct Paused {
     #[serde(alias = "commit-ts")]
-    commit_ts: u64,
+    pub(crate) commit_ts: u64,
     #[serde(default)]
-    statement: String,
+    pub(crate) statement: String,
     #[serde(default)]
-    error: String,
+    pub(crate) error: String,
     /// Age of this pause.
     #[serde(default, alias = "for-ms")]
     for_ms: Option<u64>,
@@ -168,7 +168,7 @@ async fn resolve(
 }
 
 /// The Drainer's durable checkpoint; 0 while there is none.
-async fn checkpoint(conn: &mut Conn) -> Result<u64> {
+pub(crate) async fn checkpoint(conn: &mut Conn) -> Result<u64> {
     let exists: Option<u8> = conn
         .query_first(
             "SELECT 1 FROM information_schema.tables WHERE table_schema='tidb_binlog' AND table_name='checkpoint'",
@@ -184,7 +184,7 @@ async fn checkpoint(conn: &mut Conn) -> Result<u64> {
 }
 
 /// Rows that the server has written since it was started; temporary tables are not counted.
-async fn written(conn: &mut Conn) -> Result<u64> {
+pub(crate) async fn written(conn: &mut Conn) -> Result<u64> {
     let rows: Vec<(String, u64)> = conn
         .query("SHOW GLOBAL STATUS WHERE Variable_name IN ('Handler_write', 'Handler_update', 'Handler_delete')")
         .await?;

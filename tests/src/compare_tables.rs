@@ -119,7 +119,7 @@ pub async fn compare(conn: &mut Conn, dir: &Path, differs: &[Differs]) -> Result
     Ok(report)
 }
 
-async fn extra_tables(conn: &mut Conn, wanted: &[Table]) -> Result<Vec<Difference>> {
+pub(crate) async fn extra_tables(conn: &mut Conn, wanted: &[Table]) -> Result<Vec<Difference>> {
     let listed: Vec<(String, String)> = conn
         .query("SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'")
         .await
@@ -199,7 +199,7 @@ fn cell(value: Value, column: &Column) -> Result<Vec<u8>> {
     })
 }
 
-fn escape(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn escape(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for &b in bytes {
         match b {
@@ -214,7 +214,7 @@ fn escape(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// C's `%.{digits}g`.
-fn general(number: f64, digits: usize) -> String {
+pub(crate) fn general(number: f64, digits: usize) -> String {
     if number == 0.0 {
         return if number.is_sign_negative() { "-0" } else { "0" }.into();
     }

@@ -6,6 +6,7 @@ use crate::feed;
 use crate::harness::{Drainer, MariaDb, Pump};
 use crate::progress::{Counters, Line};
 use anyhow::{Context, Result, bail};
+use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::proto::binlog::{Pos, PullBinlogReq};
 use binlog_standin::{Options, Standin};
 use etcd_client::Client;
@@ -62,7 +63,7 @@ impl Session {
         }
         let plan = feed::plan(&capture, count);
         let mut session = Self { drainer: None, pumps, mariadb: None, standin, capture, plan };
-        session.wait_online().await?;
+        wait_online(&mut session.pumps, &session.standin.shared.pd_url).await?;
         if setup.drainer {
             let mariadb = MariaDb::start(work).await?;
             let recorded = session.capture.facts.drainer_config_mysql.clone();
@@ -71,34 +72,6 @@ impl Session {
             session.drainer = Some(drainer);
         }
         Ok(session)
-    }
-
-    /// Until the registry shows every Pump online: only then would TiDB write to it.
-    async fn wait_online(&mut self) -> Result<()> {
-        let mut registry =
-            Client::connect([self.standin.shared.pd_url.clone()], None).await.context("connect to the registry")?;
-        for pump in &mut self.pumps {
-            let key = format!("/tidb-binlog/v1/pumps/{}", pump.node_id);
-            let deadline = Instant::now() + READY;
-            loop {
-                pump.check()?;
-                let found = registry.get(key.as_str(), None).await.with_context(|| format!("read {key}"))?;
-                let entry =
-                    found.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()).unwrap_or_default();
-                if entry.contains(r#""state":"online""#) {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    bail!(
-                        "{} is not online after {READY:?}; the registry has `{entry}`, its log is {}",
-                        pump.node_id,
-                        pump.log.display()
-                    );
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        }
-        Ok(())
     }
 
     /// Fails when any process has died.
@@ -200,6 +173,36 @@ impl Kill {
         };
         (1..=times).rev().map(|k| records * k / (times + 1)).collect()
     }
+}
+
+/// Until the registry shows every Pump online: only then would TiDB write to it. Gives the entries.
+pub async fn wait_online(pumps: &mut [Pump], pd_url: &str) -> Result<Vec<NodeStatus>> {
+    let mut registry = Client::connect([pd_url], None).await.context("connect to the registry")?;
+    let mut out = Vec::new();
+    for pump in pumps {
+        let key = format!("/tidb-binlog/v1/pumps/{}", pump.node_id);
+        let deadline = Instant::now() + READY;
+        loop {
+            pump.check()?;
+            let found = registry.get(key.as_str(), None).await.with_context(|| format!("read {key}"))?;
+            let entry = found.kvs().first().map(|kv| kv.value().to_vec()).unwrap_or_default();
+            let status = serde_json::from_slice::<NodeStatus>(&entry).ok().filter(|s| s.state == NodeState::Online);
+            if let Some(status) = status {
+                out.push(status);
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{} is not online after {READY:?}; the registry has `{}`, its log is {}",
+                    pump.node_id,
+                    String::from_utf8_lossy(&entry),
+                    pump.log.display()
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+    Ok(out)
 }
 
 async fn pull_one(address: &str, cluster_id: u64, up_to: u64) -> Result<Vec<Item>> {

@@ -1,0 +1,387 @@
+//! The TiDB model against real Pumps: carries out what its servers ask for.
+//!
+//! Owns the model cluster and its TiKV. Timestamps come from the stand-in's PD; binlogs go through WriteBinlog of the real
+//! Pumps, each as a task of its own; prewrites and commits run in the model's TiKV and are copied into the stand-in's, so that
+//! the Drainer finds the DDL history (behind its lock, until the job's transaction commits) and a Pump the evidence.
+//!
+//! Keeps true: what a Pump may hold of a transaction that went on elsewhere is told its end. The model's client, as TiDB's,
+//! sends C and R only to the Pump whose acknowledgement it took; a P whose acknowledgement was lost with a killed Pump stays
+//! undecided there until Pumps ask TiKV (rules 1), and nothing behind it would be served. So the driver sends R to the others.
+
+use anyhow::{Context, Result, bail};
+use binlog_cluster::error::NodeError;
+use binlog_cluster::pump_client::PumpWriter;
+use binlog_core::codec::encode;
+use binlog_core::ids::ClusterId;
+use binlog_core::node::status::NodeStatus;
+use binlog_core::proto::binlog::Binlog;
+use binlog_core::time::Tso;
+use binlog_sim_models::rng::Rng;
+use binlog_sim_models::tidb::request::{BinlogKind, Call, KvOp, Reply, Request, Token};
+use binlog_sim_models::tidb::{Cluster, Config};
+use binlog_sim_models::tikv::{KvError, Mutation, Tikv};
+use binlog_standin::Shared;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+/// How many DDL jobs are begun: one per so many committed transactions, as far as they are possible.
+const PER_DDL: u64 = 20;
+/// So many are begun at once: without tables nothing can be written.
+const FIRST_DDL: u64 = 20;
+const SETTLE: Duration = Duration::from_secs(1);
+/// Longest time without a look at deadlines.
+const TURN: Duration = Duration::from_millis(5);
+/// Without any commit, acknowledgement or end for so long it will not come. Longer than a Pump's restart and TiDB's retries.
+const STUCK: Duration = Duration::from_secs(90);
+/// After so long a client has given its prewrite up (TiDB: 15 s and one pass over all Pumps).
+const GIVEN_UP: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Percent of the TiKV requests that take up to [`SLOW_MS`].
+const SLOW_PERCENT: u64 = 15;
+const SLOW_MS: u64 = 40;
+
+/// What others see of a running feed.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Data transactions that committed.
+    pub committed: AtomicU64,
+    pub ddl: AtomicU64,
+    /// Writes that did not end with an acknowledgement.
+    pub retries: AtomicU64,
+}
+
+enum Done {
+    /// An answer for the model.
+    Answer(Token, Reply),
+    /// A TiKV request arrives.
+    Kv(Token, KvOp),
+}
+
+/// A prewrite: its payload, the Pumps that may hold it, and the last attempt.
+struct Attempts {
+    payload: Bytes,
+    pumps: BTreeSet<String>,
+    last: Instant,
+}
+
+/// The connections to the Pumps: each TiDB has its own to each.
+#[derive(Clone)]
+struct Links {
+    cluster: ClusterId,
+    addresses: Arc<BTreeMap<String, String>>,
+    writers: Arc<Mutex<BTreeMap<(usize, String), PumpWriter>>>,
+}
+
+impl Links {
+    /// One attempt.
+    async fn write(&self, server: usize, pump: String, payload: Bytes) -> Result<(), NodeError> {
+        let address = self.addresses.get(&pump).cloned().unwrap_or_default();
+        let key = (server, pump);
+        let known = self.writers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let writer = match known {
+            Some(writer) => writer,
+            None => {
+                let writer = PumpWriter::connect(&address).await?;
+                self.writers.lock().unwrap_or_else(PoisonError::into_inner).insert(key, writer.clone());
+                writer
+            }
+        };
+        writer.write(self.cluster, payload).await
+    }
+}
+
+pub struct Driver {
+    pub cluster: Cluster,
+    tikv: Tikv,
+    shared: Arc<Shared>,
+    links: Links,
+    sessions: usize,
+    /// DDL jobs begun.
+    jobs: u64,
+    rng: Rng,
+    start: Instant,
+    progress: Arc<Progress>,
+    attempts: BTreeMap<u64, Attempts>,
+    releases: JoinSet<Result<()>>,
+    done: mpsc::UnboundedSender<Done>,
+    inbox: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Driver {
+    #[must_use]
+    pub fn new(config: Config, seed: u64, shared: Arc<Shared>, pumps: &[NodeStatus], progress: Arc<Progress>) -> Self {
+        let rng = Rng::new(seed);
+        let sessions = config.sessions;
+        let mut cluster = Cluster::new(config, rng.fork("tidb"));
+        cluster.set_pumps(0, pumps);
+        let (done, inbox) = mpsc::unbounded_channel();
+        Self {
+            cluster,
+            tikv: Tikv::default(),
+            links: Links {
+                cluster: ClusterId::new(shared.cluster_id()),
+                addresses: Arc::new(pumps.iter().map(|p| (p.node_id.clone(), p.host.clone())).collect()),
+                writers: Arc::default(),
+            },
+            shared,
+            sessions,
+            jobs: 0,
+            rng: rng.fork("driver"),
+            start: Instant::now(),
+            progress,
+            attempts: BTreeMap::new(),
+            releases: JoinSet::new(),
+            done,
+            inbox,
+        }
+    }
+
+    /// Until `transactions` have committed in all and nothing is on its way; `rate` transactions per second at most.
+    pub async fn run(&mut self, transactions: u64, rate: Option<f64>) -> Result<()> {
+        let (mut settled, mut moved, mut last) = (Instant::now(), Instant::now(), (0, 0));
+        loop {
+            let committed = self.cluster.counts().committed;
+            if self.shows() != last {
+                (last, moved) = (self.shows(), Instant::now());
+            }
+            if moved.elapsed() > STUCK {
+                bail!(
+                    "nothing committed or ended for {STUCK:?}: {:?}, the log of the Pumps says why",
+                    self.cluster.counts()
+                );
+            }
+            let allowed = rate.map_or(u64::MAX, |rate| (self.start.elapsed().as_secs_f64() * rate) as u64);
+            if committed < transactions {
+                if (self.jobs < FIRST_DDL || committed / PER_DDL >= self.jobs) && self.cluster.begin_ddl(self.now()) {
+                    self.jobs += 1;
+                }
+                for session in (0..self.sessions).filter(|_| committed < allowed) {
+                    self.cluster.begin(self.now(), session);
+                }
+            }
+            self.cluster.tick(self.now());
+            while let Some(request) = self.cluster.poll() {
+                self.carry_out(request);
+            }
+            self.release_given_up();
+            while let Some(ended) = self.releases.try_join_next() {
+                ended.context("a task panicked")??;
+            }
+            if committed >= transactions
+                && self.cluster.is_idle()
+                && self.attempts.is_empty()
+                && self.releases.is_empty()
+            {
+                return Ok(());
+            }
+            if settled.elapsed() > SETTLE {
+                settled = Instant::now();
+                if let Some(now) = self.timestamp() {
+                    self.cluster.settle(self.now(), &mut self.tikv, now.raw());
+                }
+            }
+            self.wait().await?;
+        }
+    }
+
+    fn shows(&self) -> (u64, u64) {
+        let counts = self.cluster.counts();
+        self.progress.committed.store(counts.committed, Ordering::Relaxed);
+        self.progress.ddl.store(counts.ddl, Ordering::Relaxed);
+        let ended = counts.ddl + counts.rolled_back;
+        (counts.committed + ended, self.releases.len() as u64)
+    }
+
+    /// For the next answer, not past the next deadline; then takes all that are there.
+    async fn wait(&mut self) -> Result<()> {
+        let deadline = self.cluster.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(self.now())));
+        let pause = deadline.unwrap_or(TURN).clamp(Duration::from_millis(1), TURN);
+        let Ok(first) = tokio::time::timeout(pause, self.inbox.recv()).await else { return Ok(()) };
+        let mut next = first;
+        while let Some(done) = next {
+            let now = self.now();
+            match done {
+                Done::Answer(token, reply) => self.cluster.complete(now, token, reply),
+                Done::Kv(token, op) => self.kv(token, &op),
+            }
+            next = self.inbox.try_recv().ok();
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn timestamp(&self) -> Option<Tso> {
+        let (physical, logical) = self.shared.tso().get(1)?;
+        Some(Tso::compose(u64::try_from(physical).ok()?, u64::try_from(logical).ok()?))
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        let (token, server) = (request.token, request.server);
+        match request.call {
+            Call::GetTs => {
+                let reply = self.timestamp().map_or_else(|| failed(true, "no timestamp".to_owned()), Reply::Ts);
+                self.cluster.complete(self.now(), token, reply);
+            }
+            Call::Kv(op) if self.rng.percent(SLOW_PERCENT) => {
+                let (pause, done) = (Duration::from_millis(self.rng.below(SLOW_MS)), self.done.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    let _ = done.send(Done::Kv(token, op));
+                });
+            }
+            Call::Kv(op) => self.kv(token, &op),
+            Call::SendBinlog { pump, payload, kind } => {
+                self.note_binlog(server, &pump, &payload, kind);
+                let (links, done, progress) = (self.links.clone(), self.done.clone(), Arc::clone(&self.progress));
+                tokio::spawn(async move {
+                    let result = links.write(server, pump, payload).await;
+                    if result.is_err() {
+                        progress.retries.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let _ = done.send(Done::Answer(token, answer(result)));
+                });
+            }
+        }
+    }
+
+    /// Follows where a P may be; its C or R shows which Pump has it in truth.
+    fn note_binlog(&mut self, server: usize, pump: &str, payload: &Bytes, kind: BinlogKind) {
+        let Ok(binlog) = Binlog::decode(payload.clone()) else { return };
+        let start_ts = binlog.start_ts.cast_unsigned();
+        match kind {
+            BinlogKind::Probe => {}
+            BinlogKind::Prewrite => {
+                let new = || Attempts { payload: payload.clone(), pumps: BTreeSet::new(), last: Instant::now() };
+                let attempts = self.attempts.entry(start_ts).or_insert_with(new);
+                attempts.pumps.insert(pump.to_owned());
+                attempts.last = Instant::now();
+            }
+            BinlogKind::Commit | BinlogKind::Rollback => {
+                if let Some(mut attempts) = self.attempts.remove(&start_ts) {
+                    attempts.pumps.remove(pump);
+                    self.release(server, attempts);
+                }
+            }
+        }
+    }
+
+    fn release_given_up(&mut self) {
+        let old = |a: &Attempts| a.last.elapsed() > GIVEN_UP;
+        let given_up: Vec<u64> = self.attempts.iter().filter(|(_, a)| old(a)).map(|(ts, _)| *ts).collect();
+        for attempts in given_up.into_iter().filter_map(|ts| self.attempts.remove(&ts)).collect::<Vec<_>>() {
+            self.release(0, attempts);
+        }
+    }
+
+    /// R to every Pump left in `attempts`, until it is acknowledged.
+    fn release(&mut self, server: usize, attempts: Attempts) {
+        let Ok(prewrite) = Binlog::decode(attempts.payload) else { return };
+        let rollback: Bytes = encode::rollback(&prewrite).encode_to_vec().into();
+        for pump in attempts.pumps {
+            let (links, rollback) = (self.links.clone(), rollback.clone());
+            self.releases.spawn(async move {
+                let give_up = Instant::now() + STUCK;
+                while let Err(error) = links.write(server, pump.clone(), rollback.clone()).await {
+                    if Instant::now() > give_up {
+                        bail!("{pump} does not take the end of a transaction: {error}");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Ok(())
+            });
+        }
+    }
+
+    fn kv(&mut self, token: Token, op: &KvOp) {
+        let now = self.now();
+        let reply = self.cluster.run_kv(now, &mut self.tikv, op);
+        self.copy(op, &reply);
+        self.cluster.complete(now, token, reply);
+    }
+
+    /// What happened in the model's TiKV, for readers of the stand-in's.
+    fn copy(&self, op: &KvOp, reply: &Reply) {
+        let Reply::Kv(result) = reply else { return };
+        let mut store = self.shared.store();
+        match (op, result) {
+            (KvOp::Prewrite { mutations, primary, start_ts, ttl_ms }, Ok(())) => {
+                for (key, mutation) in mutations {
+                    let value: &[u8] = if let Mutation::Put(value) = mutation { value } else { &[] };
+                    store.prewrite(key, value, primary, *start_ts, *ttl_ms);
+                }
+            }
+            (KvOp::Commit { keys, start_ts, commit_ts }, Ok(())) => {
+                for key in keys {
+                    store.commit(key, *start_ts, *commit_ts);
+                }
+            }
+            (KvOp::Rollback { keys, start_ts }, Ok(()))
+            | (KvOp::Commit { keys, start_ts, .. }, Err(KvError::TxnLockNotFound)) => {
+                for key in keys {
+                    store.rollback(key, *start_ts);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As TiDB's client sees it: what the Pump says itself is a refusal, all else an error of the connection.
+fn answer(result: Result<(), NodeError>) -> Reply {
+    match result {
+        Ok(()) => Reply::Written { errmsg: String::new() },
+        Err(NodeError::Rpc { code: Code::Unknown, message, .. }) if !message.contains("transport") => {
+            Reply::Written { errmsg: message }
+        }
+        Err(error) => {
+            let unavailable = matches!(
+                &error,
+                NodeError::Connect { .. } | NodeError::Timeout { .. } | NodeError::Rpc { code: Code::Unavailable, .. }
+            );
+            failed(unavailable, error.to_string())
+        }
+    }
+}
+
+fn failed(unavailable: bool, text: String) -> Reply {
+    Reply::Failed { unavailable, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_pump_says_itself_is_a_refusal() {
+        let rpc = |code, message: &str| NodeError::Rpc { address: "a".into(), code, message: message.into() };
+        let (refused, lost, other) = ("refused", "lost", "other");
+        for (error, expected) in [
+            (rpc(Code::Unknown, "too little space"), refused),
+            (rpc(Code::Unknown, "transport error"), other),
+            (rpc(Code::Unavailable, "connection refused"), lost),
+            (rpc(Code::Internal, "h2"), other),
+            (NodeError::Connect { address: "a".into(), why: "refused".into() }, lost),
+            (NodeError::Timeout { address: "a".into(), millis: 15_000 }, lost),
+        ] {
+            let shown = format!("{error}");
+            let kind = match answer(Err(error)) {
+                Reply::Written { errmsg } if !errmsg.is_empty() => refused,
+                Reply::Failed { unavailable: true, .. } => lost,
+                Reply::Failed { unavailable: false, .. } => other,
+                reply => panic!("{shown}: {reply:?}"),
+            };
+            assert_eq!(kind, expected, "{shown}");
+        }
+        assert_eq!(answer(Ok(())), Reply::Written { errmsg: String::new() });
+    }
+}
