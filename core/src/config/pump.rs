@@ -7,60 +7,68 @@ use Support::{Honoured, NoEffect, NotYet};
 
 const NO_KV: &str = "the index is no goleveldb here; it sizes itself";
 
-const fn key(file: &'static str, flag: &'static str, kind: Kind, support: Support, help: &'static str) -> Key {
-    Key { file, flag, kind, support, help }
-}
-
 /// All flags and file keys of the original's Pump, and ours.
 pub const KEYS: &[Key] = &[
-    key("addr", "addr", Kind::Text, Honoured, "host:port to listen on, gRPC and HTTP (default <first IPv4>:8250)"),
-    key("advertise-addr", "advertise-addr", Kind::Text, Honoured, "host:port that peers connect to (default: addr)"),
-    key("socket", "socket", Kind::Text, NotYet, "unix socket to listen on besides"),
-    key("pd-urls", "pd-urls", Kind::Text, Honoured, "comma list of PD addresses (default http://127.0.0.1:2379)"),
-    key("data-dir", "data-dir", Kind::Text, Honoured, "directory of the value log and its index (default data.pump)"),
-    key(
+    Key::new("addr", "addr", Kind::Text, Honoured, "host:port to listen on, gRPC and HTTP (default <first IPv4>:8250)"),
+    Key::new(
+        "advertise-addr",
+        "advertise-addr",
+        Kind::Text,
+        Honoured,
+        "host:port that peers connect to (default: addr)",
+    ),
+    Key::new("socket", "socket", Kind::Text, NotYet, "unix socket to listen on besides"),
+    Key::new("pd-urls", "pd-urls", Kind::Text, Honoured, "comma list of PD addresses (default http://127.0.0.1:2379)"),
+    Key::new(
+        "data-dir",
+        "data-dir",
+        Kind::Text,
+        Honoured,
+        "directory of the value log and its index (default data.pump)",
+    ),
+    Key::new(
         "heartbeat-interval",
         "heartbeat-interval",
         Kind::Int,
         Honoured,
         "seconds between registry updates (default 2)",
     ),
-    key("gc", "gc", Kind::IntOrText, NotYet, "days to keep binlogs"),
-    key("node-id", "node-id", Kind::Text, Honoured, "name in the registry (default <hostname>:<port>)"),
-    key(
+    Key::new("gc", "gc", Kind::IntOrText, NotYet, "days to keep binlogs"),
+    Key::new("node-id", "node-id", Kind::Text, Honoured, "name in the registry (default <hostname>:<port>)"),
+    Key::new(
         "gen-binlog-interval",
         "fake-binlog-interval",
         Kind::Int,
         Honoured,
         "seconds between fake binlogs when idle (default 3)",
     ),
-    key("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
-    key("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
-    key("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
-    key(
+    Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
+    Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
+    Key::new("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
+    Key::new(
         "metrics-interval",
         "metrics-interval",
         Kind::Int,
         NoEffect("there is no push gateway yet"),
         "seconds between pushes",
     ),
-    key("", "max-message-size", Kind::Int, Honoured, "largest gRPC message in bytes (default: no limit)"),
-    key("", "enable-debug", Kind::Bool, NoEffect("it never had an effect"), "no effect"),
-    key("enable-tolerant", "enable-tolerant", Kind::Bool, NoEffect("errors are always reported"), "no effect"),
-    key("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    key("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    key("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    key("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    key("security.ssl-ca", "", Kind::Text, NotYet, ""),
-    key("security.ssl-cert", "", Kind::Text, NotYet, ""),
-    key("security.ssl-key", "", Kind::Text, NotYet, ""),
-    key("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
-    key("storage.sync-log", "", Kind::Bool, Honoured, ""),
-    key("storage.segment-size", "", Kind::Text, Honoured, ""),
-    key("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
-    key("storage.kv_chan_cap", "", Kind::Int, NoEffect("hand-overs are bounded by bytes here"), ""),
-    key("storage.slow_write_threshold", "", Kind::Float, NotYet, ""),
-    key("storage.kv", "", Kind::Table, NoEffect(NO_KV), ""),
+    Key::new("", "max-message-size", Kind::Int, Honoured, "largest gRPC message in bytes (default: no limit)"),
+    Key::new("", "enable-debug", Kind::Bool, NoEffect("it never had an effect"), "no effect"),
+    Key::new("enable-tolerant", "enable-tolerant", Kind::Bool, NoEffect("errors are always reported"), "no effect"),
+    Key::new("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("security.ssl-ca", "", Kind::Text, NotYet, ""),
+    Key::new("security.ssl-cert", "", Kind::Text, NotYet, ""),
+    Key::new("security.ssl-key", "", Kind::Text, NotYet, ""),
+    Key::new("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
+    Key::new("storage.sync-log", "", Kind::Bool, Honoured, ""),
+    Key::new("storage.segment-size", "", Kind::Text, Honoured, ""),
+    Key::new("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
+    Key::new("storage.kv_chan_cap", "", Kind::Int, NoEffect("hand-overs are bounded by bytes here"), ""),
+    Key::new("storage.slow_write_threshold", "", Kind::Float, NotYet, ""),
+    Key::new("storage.kv", "", Kind::Table, NoEffect(NO_KV), ""),
 ];
 
 /// A Pump's configuration, complete and checked.

@@ -44,6 +44,11 @@ pub struct Key {
 }
 
 impl Key {
+    #[must_use]
+    pub const fn new(file: &'static str, flag: &'static str, kind: Kind, support: Support, help: &'static str) -> Self {
+        Self { file, flag, kind, support, help }
+    }
+
     /// Under what the value is kept in [`Settings`]: the file's name, else the flag's.
     #[must_use]
     pub const fn id(&self) -> &'static str {
