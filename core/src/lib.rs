@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod binlog;
+pub mod canary;
 pub mod codec;
 pub mod config;
 pub mod drainer;

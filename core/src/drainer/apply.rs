@@ -20,6 +20,7 @@ use super::source::PumpKey;
 use super::translate::{DdlPlan, Transaction};
 use super::translation::Translate;
 use super::window::Window;
+use crate::canary::{self, Canary};
 use crate::fault::Fault;
 use crate::ids::CommitTs;
 use crate::pump::effect::Level;
@@ -49,6 +50,8 @@ pub(super) struct Applier<T> {
     pub(super) paused: Option<Paused>,
     /// A batch failed as a whole: up to here each transaction goes alone, to find out which one it is.
     pub(super) alone_until: CommitTs,
+    /// The last transaction whose COMMIT was lost from sight: until it is known to be applied, its session may commit it.
+    pub(super) uncertain: CommitTs,
     pub(super) retry: Retry,
     /// Translation stopped by a Fault; what is staged is still applied.
     stuck: bool,
@@ -130,6 +133,7 @@ impl<T: Translate> Applier<T> {
             learning: Learning::new(),
             paused: None,
             alone_until: CommitTs::ZERO,
+            uncertain: CommitTs::ZERO,
             retry: Retry::new("applying to the downstream"),
             stuck: false,
             dead: false,
@@ -179,7 +183,7 @@ impl<T: Translate> Applier<T> {
             return;
         }
         let applied = self.window.applied();
-        let consistent = self.recorded.last().is_none_or(|last| *last <= applied);
+        let consistent = self.recorded.last().is_none_or(|last| *last <= applied) && self.uncertain <= applied;
         self.save(consistent, true, out);
     }
 
@@ -437,7 +441,9 @@ impl<T: Translate> Applier<T> {
     }
 
     fn save(&mut self, consistent: bool, last: bool, out: &mut Out) {
-        let save = self.progress.save(self.window.applied(), &self.recorded, consistent);
+        let staged = self.staged.back().filter(|_| canary::is(Canary::CheckpointAtDispatch));
+        let applied = staged.map_or(self.window.applied(), |staged| staged.commit_ts);
+        let save = self.progress.save(applied, &self.recorded, consistent);
         let Save { checkpoint, state, delete } = save.clone();
         self.send(SinkOp::Save { checkpoint, state, delete }, What::Save { save, last }, out);
     }

@@ -106,6 +106,14 @@ impl<T: Translate> Applier<T> {
         let alone = matches!(what, What::Apply { count: 1 } | What::Ddl);
         match (error, what) {
             (SinkError::Lost(error), what) => {
+                let sent = match what {
+                    What::Apply { count } => count,
+                    What::Ddl => 1,
+                    What::Open | What::Save { .. } => 0,
+                };
+                if let Some(last) = self.staged.iter().take(sent).next_back() {
+                    self.uncertain = self.uncertain.max(last.commit_ts);
+                }
                 if let What::Save { save, .. } = what {
                     self.doubt = Some(save);
                 }

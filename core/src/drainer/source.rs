@@ -8,6 +8,7 @@ use super::effect::{Effect, SourceId};
 use super::item::Item;
 use super::out::Out;
 use super::retry::Retry;
+use crate::canary::{self, Canary};
 use crate::ids::{CommitTs, NodeId};
 use crate::node::status::NodeState;
 use crate::time::MonoTime;
@@ -90,7 +91,10 @@ impl Source {
             source,
             pump: self.pump.clone(),
             addr: self.addr.clone(),
-            last: self.received,
+            last: match self.queue.front().filter(|_| canary::is(Canary::ReconnectFromEmitted)) {
+                Some(first) => CommitTs::new(first.commit_ts.raw() - 1),
+                None => self.received,
+            },
             credit,
         });
         Some(source)

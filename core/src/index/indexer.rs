@@ -238,6 +238,12 @@ impl Indexer {
         Applied { places: done.places, gc: done.gc }
     }
 
+    /// Places that the apply in flight gives back (a mutation needs it).
+    #[cfg(feature = "canary")]
+    pub fn places_on_their_way(&self) -> Vec<Place> {
+        self.applying.as_ref().map(|applying| applying.places.clone()).unwrap_or_default()
+    }
+
     /// The apply in flight failed; `retry` repeats it.
     pub fn apply_failed(&mut self) {
         self.failed_apply = self.applying.is_some();

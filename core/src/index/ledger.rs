@@ -7,6 +7,7 @@
 use super::key;
 use super::op::Change;
 use super::value::{CommitValue, Digest, Span, StartValue};
+use crate::canary::{self, Canary};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::sorter::Place;
@@ -268,6 +269,11 @@ impl Ledger {
                 if let Some(place) = place {
                     txn.state = State::Undecided { place, first: own };
                 }
+            }
+            State::Decided { .. } if canary::is(Canary::RequeueDecidedP) && fact.place.is_some() => {
+                let text = super::value::encode_u64(fact.start_ts.raw());
+                out.changes.push(Change::Put(key::undecided(fact.span.ptr), text));
+                txn.state = fact.place.map_or(txn.state, |place| State::Undecided { place, first: own });
             }
             State::Hinted => {
                 // Until verdicts are built an R releases, also when it came first.

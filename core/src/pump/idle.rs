@@ -21,6 +21,8 @@ pub struct Idle {
     /// PD gave a timestamp below what was accepted; said once until it does better.
     backwards: bool,
     pub fakes: u64,
+    #[cfg(feature = "canary")]
+    pub reserved: Option<crate::sorter::Place>,
 }
 
 impl Idle {
@@ -45,6 +47,10 @@ impl Pump {
         let moved = std::mem::take(&mut self.idle.moved);
         if !moved && !self.idle.asking && self.idle.pending.is_none() && self.may_store_own() {
             self.idle.asking = true;
+            #[cfg(feature = "canary")]
+            if crate::canary::is(crate::canary::Canary::FrontierBeforeTsoRequest) {
+                self.idle.reserved = Some(self.sorter.reserve());
+            }
             self.out.tso(Waiting::TsoForFake);
         }
     }

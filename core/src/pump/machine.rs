@@ -23,6 +23,7 @@ use super::pull::Pull;
 use super::recover::Start;
 use super::write::{self, Decision, Gate, Space, Unsynced};
 use crate::binlog::peek::Peek;
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
 use crate::ids::{CommitTs, LogPtr, OpId, StartTs, StreamId, WriteId};
 use crate::index::indexer::{Indexer, Request};
@@ -212,7 +213,14 @@ impl Pump {
             self.ledger.accept(start_ts);
         }
         if carries_mark(kind) {
-            place = Some(self.sorter.push_mark(commit_ts));
+            #[cfg(not(feature = "canary"))]
+            let mark = self.sorter.push_mark(commit_ts);
+            #[cfg(feature = "canary")]
+            let mark = match self.idle.reserved.take_if(|_| kind == RecordKind::Fake) {
+                Some(place) => self.sorter.push_mark_at(place, commit_ts),
+                None => self.sorter.push_mark(commit_ts),
+            };
+            place = Some(mark);
             self.max_ts = self.max_ts.max(commit_ts);
         }
         Ok(Fact { kind, start_ts, commit_ts, span, digest, unknown_fields, place, known_commit: None })
@@ -220,6 +228,9 @@ impl Pump {
 
     fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
+        if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
+            return;
+        }
         if !self.log.handle(op, result, &mut events, &mut self.out.log_ops()) {
             self.out.unknown_completions += 1;
         }
@@ -234,7 +245,7 @@ impl Pump {
             LogEvent::Ready { end } => self.on_log_ready(end),
             LogEvent::Written { seq } => {
                 self.written_end = self.unsynced.end_of(seq).unwrap_or(self.written_end);
-                if !self.config.sync_log {
+                if !self.config.sync_log || canary::is(Canary::AckBeforeSync) {
                     let writes = self.unsynced.answer(seq, false);
                     self.acknowledge(writes);
                 }
@@ -394,7 +405,17 @@ impl Pump {
     pub(super) fn send_index(&mut self, request: Request) {
         match request {
             Request::Lookup { batch, op } => self.out.index(Waiting::Lookup(batch), op),
-            Request::Apply(op) => self.out.index(Waiting::Apply, op),
+            Request::Apply(op) => {
+                self.out.index(Waiting::Apply, op);
+                #[cfg(feature = "canary")]
+                if canary::is(Canary::InsertBelowW) {
+                    for place in self.indexer.places_on_their_way() {
+                        self.sorter.release(place);
+                        self.sorter.pass(place);
+                    }
+                    self.move_watermark();
+                }
+            }
             Request::Flush(op) => self.out.index(Waiting::Flush, op),
         }
     }

@@ -8,6 +8,7 @@
 use super::effect::{Effect, Level};
 use super::outbox::{Outbox, Waiting};
 use crate::binlog::item;
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
 use crate::ids::{CommitTs, LogPtr, StartTs, StreamId};
 use crate::index::key;
@@ -281,7 +282,7 @@ impl Item {
     fn of(commit_ts: CommitTs, value: CommitValue) -> Self {
         match value {
             CommitValue::Commit { start_ts, prewrite, commit, unknown_fields } => {
-                let commit = unknown_fields.then_some(commit);
+                let commit = (unknown_fields || canary::is(Canary::AppendWholeC)).then_some(commit);
                 let bytes = u64::from(prewrite.len) + commit.map_or(0, |span| u64::from(span.len));
                 Self { start_ts, commit_ts, prewrite: Part::Stored(prewrite), commit: commit.map(Part::Stored), bytes }
             }
@@ -305,6 +306,7 @@ impl Item {
             return Some([prewrite, Bytes::new()]);
         }
         let unknown = match self.commit {
+            Some(Part::Have(commit)) if canary::is(Canary::AppendWholeC) => commit,
             Some(Part::Have(commit)) => item::unknown_fields(&commit),
             _ => Bytes::new(),
         };

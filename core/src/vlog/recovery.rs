@@ -19,6 +19,7 @@ use super::record::{Record, RecordKind};
 use super::scan::{Batch, Hunt, Need, Scanner, Step};
 use super::segment::{Flush, Flushed, Prepared, Preparing, Salts, Target, unexpected, write_failed};
 use super::writer::Opened;
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
 use crate::ids::{LogPtr, OpId, SegmentId, SlotId};
 use bytes::Bytes;
@@ -368,6 +369,9 @@ impl Recovery {
                 self.phase =
                     Phase::HuntBehind { hunt: Hunt::new(segment.seal, segment.slot, at + BLOCK, segment.file_len) };
             } else {
+                if canary::is(Canary::HeaderAsProof) {
+                    return Err(damaged(id, at, "the segment has a header, but no batch".to_owned()));
+                }
                 if let Some(header) = header
                     && self.torn.is_none_or(|(_, seq)| header.seq > seq)
                 {

@@ -8,6 +8,7 @@ use super::op::LogReply;
 use super::read::Place;
 use super::record::{Record, RecordKind};
 use super::segment::{Flush, Flushed, Prepared, Preparing, Salts, Target, write_failed};
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
 use crate::ids::{CommitTs, LogPtr, OpId, SegmentId, SlotId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -147,6 +148,9 @@ impl Writer {
             return None;
         }
         let first = self.staged.front()?;
+        if canary::is(Canary::AppendInPartialBlock) {
+            self.active.end = self.active.end.saturating_sub(super::format::BLOCK).max(FIRST_BATCH);
+        }
         let mut start = None;
         if self.active.end.saturating_add(disk_len(first.bytes as u64)) > self.segment_bytes {
             let Next::Ready { slot, seal } = self.next else {

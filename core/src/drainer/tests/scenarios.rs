@@ -108,6 +108,16 @@ fn a_stop_below_what_is_recorded_is_not_consistent() {
 }
 
 #[test]
+fn a_stop_with_a_commit_in_doubt_is_not_consistent() {
+    let mut world = World::new(21, rows(&[10]), 1);
+    world.force = Some((|op| matches!(op, SinkOp::Apply { .. }), Way::Limbo));
+    world.run_until("its COMMIT is lost from sight", |w| w.force.is_none());
+    world.shut_down();
+    let row = world.db.row.clone().unwrap();
+    assert!(row.commit_ts < ts(10) && !row.consistent, "the old session may still commit: {row:?}");
+}
+
+#[test]
 fn a_save_whose_answer_is_lost_is_recognised() {
     let mut world = World::new(17, rows(&[10, 20, 30]), 1);
     world.force = Some((|op| matches!(op, SinkOp::Save { .. }), Way::LostAfter));

@@ -1,0 +1,75 @@
+//! Mutations on purpose: one line each, that the simulator's oracles must catch (invariants 2). Without the feature `canary`
+//! [`is`] is a constant `false` and nothing of them is compiled; with it, a thread chooses at most one.
+
+macro_rules! canaries {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Canary { $($(#[$doc])* $name,)* }
+
+        impl Canary {
+            pub const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, $text),)*];
+        }
+    };
+}
+
+canaries! {
+    /// Rules 2: the reply leaves when the batch is written.
+    AckBeforeSync = "ack-before-sync",
+    /// Rules 2: a failed sync counts as success when it is tried again.
+    RetryFailedSync = "retry-failed-sync",
+    /// Rules 4: undecided prewrites do not hold the watermark.
+    WatermarkIgnoresWaiting = "watermark-ignores-waiting",
+    /// Rules 2: a segment goes on where its last record ended, within the block.
+    AppendInPartialBlock = "append-in-partial-block",
+    /// Rules 2: checksums and headers do not depend on the segment.
+    SaltIgnored = "salt-ignored",
+    /// Rules 2: the last batch found counts as durable.
+    ServeUnprovenTail = "serve-unproven-tail",
+    /// Rules 2: a segment with a header only counts as the newest.
+    HeaderAsProof = "header-as-proof",
+    /// Rules 3: the undecided prewrites are not loaded at a start.
+    DropUndecidedSet = "drop-undecided-set",
+    /// Rules 3: a repeated prewrite of a decided transaction waits again.
+    RequeueDecidedP = "requeue-decided-p",
+    /// Rules 4: a fake takes its place when the timestamp is asked for.
+    FrontierBeforeTsoRequest = "frontier-before-tso-request",
+    /// Rules 4: places are given back when the index batch is sent: what it holds is inserted below the watermark.
+    InsertBelowW = "insert-below-W",
+    /// Rules 5: the item is P followed by all of C.
+    AppendWholeC = "append-whole-c",
+    /// Rules 7: the membership is confirmed at a timestamp later than the listing.
+    ListBeforeTso = "list-before-tso",
+    /// Rules 7: a reconnect continues from the merge position.
+    ReconnectFromEmitted = "reconnect-from-emitted",
+    /// Rules 7: a source without an item does not hold the merge.
+    MergeWithoutAllHeads = "merge-without-all-heads",
+    /// Invariants C1: the checkpoint covers what was handed to the sink.
+    CheckpointAtDispatch = "checkpoint-at-dispatch",
+    /// Invariants V1: a completion is forgotten.
+    LoseOneCompletion = "lose-one-completion",
+}
+
+/// Whether this mutation is active on this thread.
+#[cfg(feature = "canary")]
+#[must_use]
+pub fn is(canary: Canary) -> bool {
+    CHOSEN.get() == Some(canary)
+}
+
+#[cfg(not(feature = "canary"))]
+#[inline(always)]
+#[must_use]
+pub const fn is(_: Canary) -> bool {
+    false
+}
+
+/// The mutation of this thread from now on.
+#[cfg(feature = "canary")]
+pub fn choose(canary: Option<Canary>) {
+    CHOSEN.set(canary);
+}
+
+#[cfg(feature = "canary")]
+thread_local! {
+    static CHOSEN: std::cell::Cell<Option<Canary>> = const { std::cell::Cell::new(None) };
+}

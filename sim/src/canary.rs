@@ -1,0 +1,81 @@
+//! Canaries: one-line mutations that the oracles must catch; an oracle that cannot fail is not trusted (invariants 2). Those of
+//! the machines are compiled into `binlog-core` by the feature `canary`; those of the ports are ours.
+
+#[cfg(feature = "canary")]
+pub use binlog_core::canary::Canary as CoreCanary;
+
+/// Mutations of the simulated ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortCanary {
+    SkipDirectorySync,
+    TwoFamiliesFlushedApart,
+    InsertRecordLast,
+    DeleteRecordUnchecked,
+    StaleGenerationTrusted,
+}
+
+impl PortCanary {
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::SkipDirectorySync, "skip-directory-sync"),
+        (Self::TwoFamiliesFlushedApart, "two-families-flushed-apart"),
+        (Self::InsertRecordLast, "insert-record-last"),
+        (Self::DeleteRecordUnchecked, "delete-record-unchecked"),
+        (Self::StaleGenerationTrusted, "stale-generation-trusted"),
+    ];
+}
+
+/// One mutation, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Canary {
+    Port(PortCanary),
+    #[cfg(feature = "canary")]
+    Core(CoreCanary),
+}
+
+impl Canary {
+    /// All that are compiled in, with their names.
+    #[must_use]
+    pub fn all() -> Vec<(Self, &'static str)> {
+        let ports = PortCanary::ALL.iter().map(|(c, name)| (Self::Port(*c), *name));
+        #[cfg(feature = "canary")]
+        let ports = ports.chain(CoreCanary::ALL.iter().map(|(c, name)| (Self::Core(*c), *name)));
+        ports.collect()
+    }
+
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::all().into_iter().find(|(_, n)| *n == name).map(|(c, _)| c)
+    }
+
+    #[must_use]
+    pub const fn port(self) -> Option<PortCanary> {
+        match self {
+            Self::Port(canary) => Some(canary),
+            #[cfg(feature = "canary")]
+            Self::Core(_) => None,
+        }
+    }
+}
+
+/// Makes the machines of this thread behave so until the guard goes.
+#[must_use]
+pub fn arm(canary: Option<Canary>) -> Armed {
+    #[cfg(feature = "canary")]
+    binlog_core::canary::choose(match canary {
+        Some(Canary::Core(canary)) => Some(canary),
+        _ => None,
+    });
+    let _ = canary;
+    Armed
+}
+
+/// Disarms when dropped.
+#[derive(Debug)]
+pub struct Armed;
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        #[cfg(feature = "canary")]
+        binlog_core::canary::choose(None);
+    }
+}

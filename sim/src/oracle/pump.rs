@@ -1,0 +1,149 @@
+//! Oracles of one Pump: watermark (W1, W2), index against log (D4), acknowledged data (D1), liveness of operations (H1).
+
+use crate::kv::{SimKv, Store};
+use crate::oracle::log::{C, Chained, FAKE, P, R};
+use binlog_core::ids::{CommitTs, LogPtr, SegmentId};
+use binlog_core::index::key;
+use binlog_core::index::op::Change;
+use binlog_core::index::value::{CommitValue, StartValue};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Judged = Result<(), (&'static str, String)>;
+
+/// What was seen of a Pump's watermark in this life of its process.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Published, as last seen.
+    pub published: u64,
+    /// In the index when the process started.
+    persisted_before: u64,
+    persisted: u64,
+    pub recovered: bool,
+}
+
+impl Watch {
+    pub fn restart(&mut self, kv: &SimKv) {
+        let persisted = watermark(&kv.visible);
+        *self = Self { published: 0, persisted_before: persisted, persisted, recovered: false };
+    }
+
+    /// The index is about to take these changes.
+    pub fn applies(&mut self, changes: &[Change], kv: &SimKv) -> Judged {
+        for change in changes {
+            let Change::Put(at, value) = change else { continue };
+            if at == key::META_WATERMARK {
+                let stored = u64_of(value);
+                if stored > self.published.max(self.persisted_before) {
+                    return Err(("W1", format!("watermark {stored} is stored, published is {}", self.published)));
+                }
+                if stored < self.persisted {
+                    return Err(("W1", format!("watermark {stored} is stored after {}", self.persisted)));
+                }
+                self.persisted = stored;
+            } else if let Ok(ts) = key::parse_commit(at)
+                && ts.raw() <= self.published
+                && kv.visible.get(at) != Some(value)
+            {
+                return Err(("W2", format!("commit {ts} is inserted below the watermark {}", self.published)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The watermark is `now` after an input; gives the range that was newly published.
+    pub fn publishes(&mut self, now: u64, recovered: bool) -> Result<Option<(u64, u64)>, (&'static str, String)> {
+        if now < self.published {
+            return Err(("W1", format!("the published watermark fell from {} to {now}", self.published)));
+        }
+        if recovered && !std::mem::replace(&mut self.recovered, true) && now < self.persisted_before {
+            return Err(("W1", format!("{now} is published after a restart, stored was {}", self.persisted_before)));
+        }
+        let before = std::mem::replace(&mut self.published, now);
+        Ok((now > before).then_some((before, now)))
+    }
+}
+
+/// W2 for one commit: it is in the index, with its transaction.
+#[must_use]
+pub fn indexes(kv: &SimKv, commit_ts: u64, start_ts: u64) -> bool {
+    let value = kv.visible.get(&key::commit(CommitTs::new(commit_ts))).map(|raw| CommitValue::decode(raw));
+    matches!(value, Some(Ok(CommitValue::Commit { start_ts: own, .. })) if own.raw() == start_ts)
+}
+
+fn watermark(store: &Store) -> u64 {
+    store.get(&Bytes::from_static(key::META_WATERMARK)).map_or(0, |raw| u64_of(raw))
+}
+
+fn u64_of(raw: &[u8]) -> u64 {
+    raw.last_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b))
+}
+
+/// D4: the index is a fold of the whole log. Only when nothing is on its way from one to the other.
+pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
+    let err = |text: String| Err(("D4", text));
+    let at = |r: &Chained| LogPtr { segment: SegmentId::new(r.segment), offset: r.offset };
+    let mut starts: BTreeMap<u64, LogPtr> = BTreeMap::new();
+    let mut decided = BTreeSet::new();
+    let mut commits: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut fakes = BTreeSet::new();
+    for r in chain {
+        let (kind, start, commit) = r.name;
+        match kind {
+            P => {
+                starts.entry(start).or_insert_with(|| at(r));
+            }
+            C => {
+                decided.insert(start);
+                commits.insert(commit, start);
+            }
+            R => {
+                decided.insert(start);
+            }
+            FAKE => {
+                fakes.insert(commit);
+            }
+            _ => {}
+        }
+    }
+    for (ts, start) in &commits {
+        let ptr = starts.get(start);
+        match kv.visible.get(&key::commit(CommitTs::new(*ts))).map(|raw| CommitValue::decode(raw)) {
+            Some(Ok(CommitValue::Commit { start_ts, prewrite, .. }))
+                if start_ts.raw() == *start && Some(&prewrite.ptr) == ptr => {}
+            other => return err(format!("commit {ts} of start {start} (P at {ptr:?}) is indexed as {other:?}")),
+        }
+    }
+    let mut undecided: BTreeSet<u64> = starts.keys().filter(|s| !decided.contains(s)).copied().collect();
+    for (raw, value) in &kv.visible {
+        if let Ok(ts) = key::parse_commit(raw) {
+            let known = match CommitValue::decode(value) {
+                Ok(CommitValue::Commit { start_ts, .. }) => commits.get(&ts.raw()) == Some(&start_ts.raw()),
+                Ok(CommitValue::Fake { .. }) => fakes.contains(&ts.raw()),
+                Err(_) => false,
+            };
+            if !known {
+                return err(format!("the index has commit {ts}, the log does not"));
+            }
+        } else if let Ok(ptr) = key::parse_undecided(raw) {
+            let start = u64_of(value);
+            if starts.get(&start) != Some(&ptr) || !undecided.remove(&start) {
+                return err(format!("start {start} is listed as undecided at {ptr}, by the log it is not"));
+            }
+        } else if let Some(start) = raw.strip_prefix(b"start/") {
+            let start = u64_of(start);
+            let ptr = match StartValue::decode(value) {
+                Ok(StartValue::Prewrite { span, .. }) => Some(span.ptr),
+                Ok(StartValue::Hint) => None,
+                Err(error) => return err(format!("start {start}: {error}")),
+            };
+            if starts.get(&start).copied() != ptr {
+                return err(format!("start {start} is indexed at {ptr:?}, lies at {:?}", starts.get(&start)));
+            }
+        }
+    }
+    match undecided.first() {
+        Some(start) => err(format!("start {start} is undecided by the log, the index does not list it")),
+        None => Ok(()),
+    }
+}

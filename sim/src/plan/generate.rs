@@ -1,0 +1,160 @@
+//! From a seed to a plan. Every entity draws from its own stream, so a change to one part of the generator leaves the rest of
+//! a seed's plan as it was.
+
+use super::{Action, Config, Fate, Kind, Plan, Profile, TxnPlan};
+use crate::rng::{Rng, skewed};
+
+#[must_use]
+pub fn generate(seed: u64, profile: Profile) -> Plan {
+    let root = Rng::new(seed);
+    let config = config(&mut root.fork("config"), profile);
+    let txns = txns(&root, &config);
+    let mut actions = actions(&root, &config, profile);
+    if config.sync_log == 0 {
+        // Without it an acknowledged write is safe from the death of the process only.
+        actions.retain(|action| !LOSES_UNSYNCED.contains(&action.kind));
+    }
+    Plan { seed, profile, config, txns, actions }
+}
+
+fn config(rng: &mut Rng, profile: Profile) -> Config {
+    let mut c = Config::default();
+    let calm = profile == Profile::Calm;
+    c.pumps = [1, 1, 2, 2, 3][rng.index(5)];
+    c.drainers = u64::from(rng.percent(75));
+    c.readers = u64::from(c.drainers == 0 || rng.percent(50));
+    c.horizon_ms = rng.range(2_000, 6_000);
+    c.segment_bytes = [32 << 10, 64 << 10, 128 << 10, 1 << 20][rng.index(4)];
+    c.max_batch_records = [1, 3, 20, 100][rng.index(4)];
+    c.sync_log = u64::from(calm || !rng.percent(5));
+    c.fake_ms = [50, 200, 500, 1_500][rng.index(4)];
+    c.heartbeat_ms = [500, 2_000][rng.index(2)];
+    c.net_max_us = [500, 3_000, 20_000][rng.index(3)];
+    c.disk_max_us = [300, 2_000, 10_000][rng.index(3)];
+    c.tso_max_us = [300, 3_000, 30_000][rng.index(3)];
+    if !calm {
+        c.dup_percent = [0, 5, 30][rng.index(3)];
+        c.lose_percent = [0, 2, 15][rng.index(3)];
+        c.notify = u64::from(!rng.percent(30));
+    }
+    c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
+    c.txn_batch = [1, 5, 20][rng.index(3)];
+    c
+}
+
+fn txns(root: &Rng, config: &Config) -> Vec<TxnPlan> {
+    let mut rng = root.fork("workload");
+    let count = rng.range(10, 70);
+    // Spread out, in bursts, or with long pauses in which only fakes move the watermark.
+    let rhythm = rng.below(3);
+    let end = config.horizon_ms * 1000;
+    let think_max = [1_000, 20_000, 200_000][rng.index(3)];
+    let plan = |i| {
+        let mut rng = root.fork_n("txn", i);
+        let at_us = match rhythm {
+            0 => rng.below(end),
+            1 => (end / 8) * rng.below(8) + rng.below(5_000),
+            _ => end / 4 * (1 + 2 * rng.below(2)) + rng.below(end / 16),
+        };
+        let fate = match rng.below(100) {
+            0..=84 => Fate::Commit,
+            85..=93 => Fate::Rollback,
+            _ => Fate::Abort,
+        };
+        TxnPlan {
+            id: u32::try_from(i).unwrap_or(0),
+            at_us,
+            fate,
+            size: if rng.percent(3) { rng.range(5_000, 60_000) } else { skewed(&mut rng, 8, 2_000) },
+            ddl: rng.percent(5),
+            think_us: skewed(&mut rng, 200, think_max),
+            c_delay_us: if rng.percent(20) { skewed(&mut rng, 1_000, 1_500_000) } else { 0 },
+            c_repeat: u64::from(rng.percent(10)),
+            p_again_us: if rng.percent(8) { rng.range(1_000, 1_000_000) } else { 0 },
+        }
+    };
+    (0..count).map(plan).collect()
+}
+
+const DISK: &[Kind] = &[
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::PowerLoss,
+    Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::CrashLoop,
+    Kind::Stop,
+    Kind::FailSync,
+    Kind::FailWrite,
+    Kind::ShortWrite,
+    Kind::FailRead,
+    Kind::FailCreate,
+    Kind::NoSpace,
+    Kind::StallDisk,
+    Kind::LowSpace,
+    Kind::FailIndex,
+    Kind::StallIndex,
+];
+
+const LOSES_UNSYNCED: &[Kind] = &[
+    Kind::PowerLoss,
+    Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::FailSync,
+    Kind::FailWrite,
+    Kind::ShortWrite,
+    Kind::NoSpace,
+];
+
+const NET: &[Kind] = &[
+    Kind::PdDown,
+    Kind::PdJump,
+    Kind::RegistryDown,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::Reset,
+    Kind::KillDrainer,
+    Kind::StopDrainer,
+    Kind::SinkLostBefore,
+    Kind::SinkLostAfter,
+    Kind::SinkLimbo,
+    Kind::SinkDeadlock,
+    Kind::SinkHalfDone,
+    Kind::SinkRestore,
+    Kind::SinkFailOver,
+    Kind::SlowRegistry,
+];
+
+fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
+    let mut rng = root.fork("faults");
+    let mut kinds: Vec<Kind> = match profile {
+        Profile::Calm => Vec::new(),
+        Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
+        Profile::Net => NET.to_vec(),
+        Profile::Disk => DISK.to_vec(),
+        Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop],
+    };
+    // Swarm: each run leaves some kinds out, so that rare combinations meet.
+    kinds.retain(|_| rng.percent(60));
+    let count = if kinds.is_empty() { 0 } else { rng.below(14) };
+    let end = config.horizon_ms * 1000;
+    let one = |i| {
+        let mut rng = root.fork_n("action", i);
+        let kind = kinds[rng.index(kinds.len())];
+        let ms = skewed(&mut rng, 10, 1_500);
+        let (id, at_us) = (u32::try_from(i).unwrap_or(0), rng.below(end));
+        Action { id, at_us, kind, node: rng.below(config.pumps), ms, n: rng.range(1, 3) }
+    };
+    let mut actions: Vec<Action> = (0..count).map(one).collect();
+    let join = profile != Profile::Calm && rng.percent(15);
+    let at_us = rng.below(end);
+    // A listing that is under way while a Pump appears.
+    let slow = join && rng.percent(50);
+    for kind in [(Kind::SlowRegistry, slow), (Kind::Join, join), (Kind::Rot, profile == Profile::Rot)] {
+        if let (kind, true) = kind {
+            let id = u32::try_from(actions.len()).unwrap_or(0);
+            actions.push(Action { id, at_us, kind, node: 0, ms: rng.range(50, 800), n: 1 });
+        }
+    }
+    actions
+}

@@ -1,0 +1,369 @@
+//! TiDBs as the Pumps see them: start_ts, P with the real client's way of retrying, locks, commit_ts after the
+//! acknowledgement, commit, C (late, repeated), R after every failure and to every Pump that may hold an orphan.
+//!
+//! Until Pumps ask TiKV for verdicts (rules 1) every transaction is brought to an end by its client: C and R are repeated
+//! until they are acknowledged. A client that dies in between belongs to the worlds with verdicts.
+
+use super::event::Ev;
+use super::{Allocated, MS, World};
+use crate::oracle::log;
+use crate::plan::{Fate, Plan};
+use crate::rng::Rng;
+use crate::trace::Weight;
+use crate::translate::{digest, job};
+use binlog_core::binlog::item;
+use binlog_core::ids::WriteId;
+use binlog_core::node::status::NodeState;
+use binlog_core::proto::binlog::Binlog;
+use binlog_core::pump::input::Input;
+use binlog_sim_models::registry::Kind;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const CLUSTER: u64 = 7;
+
+#[derive(Debug)]
+pub struct Client {
+    pub txns: Vec<Txn>,
+    next_call: u64,
+    /// Calls that somebody waits for.
+    open: BTreeMap<u64, Call>,
+    /// Transactions that are not over.
+    pub running: usize,
+    /// A DDL that is not over: there is one at a time.
+    ddl: Option<usize>,
+    pub jobs: Vec<(i64, Bytes)>,
+}
+
+#[derive(Debug)]
+pub struct Txn {
+    rng: Rng,
+    pub start_ts: u64,
+    pub commit_ts: u64,
+    pub accepted: Option<usize>,
+    /// Pumps that may hold its P.
+    sent: BTreeSet<usize>,
+    attempts: u32,
+    pub value: Bytes,
+    pub digest: u64,
+    pub p: Bytes,
+    pub begun: bool,
+    decided: bool,
+    /// C and R that are not acknowledged yet.
+    unanswered: usize,
+}
+
+/// One unary call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub number: u64,
+    pub txn: usize,
+    pub kind: u8,
+    pub node: usize,
+    /// A copy that the network made: nobody waits for its answer.
+    pub copy: bool,
+}
+
+impl Call {
+    #[must_use]
+    pub const fn first(self) -> Self {
+        Self { copy: false, ..self }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    StartTs,
+    SendP,
+    CommitTs,
+    Commit,
+    Send { kind: u8, node: usize },
+    PAgain { node: usize },
+}
+
+impl Client {
+    pub fn new(plan: &Plan) -> Self {
+        let root = Rng::new(plan.seed);
+        let txn = |id: u32, size: u64| {
+            let mut rng = root.fork_n("client", u64::from(id));
+            let len = usize::try_from(size).unwrap_or(0).max(4);
+            let mut value: Vec<u8> = vec![rng.below(256) as u8; len];
+            value[..4].copy_from_slice(&id.to_le_bytes());
+            Txn {
+                rng,
+                start_ts: 0,
+                commit_ts: 0,
+                accepted: None,
+                sent: BTreeSet::new(),
+                attempts: 0,
+                digest: digest(&value),
+                value: value.into(),
+                p: Bytes::new(),
+                begun: false,
+                decided: false,
+                unanswered: 0,
+            }
+        };
+        let txns: Vec<_> = plan.txns.iter().map(|t| txn(t.id, t.size)).collect();
+        let running = txns.len();
+        Self { txns, next_call: 0, open: BTreeMap::new(), running, ddl: None, jobs: Vec::new() }
+    }
+
+    pub fn reason(&self) -> String {
+        let open: Vec<_> = self.txns.iter().enumerate().filter(|(_, t)| !t.decided || t.unanswered > 0).collect();
+        let first = open.first().map(|(i, t)| {
+            format!(
+                "txn {i}: start {}, commit {}, accepted by {:?}, {} unanswered",
+                t.start_ts, t.commit_ts, t.accepted, t.unanswered
+            )
+        });
+        format!("{} transactions are not over, first {first:?}", self.running)
+    }
+}
+
+impl World {
+    pub(super) fn txn_begin(&mut self, txn: usize) {
+        let plan = &self.plan.txns[txn];
+        if plan.ddl {
+            if self.client.ddl.is_some_and(|other| other != txn) {
+                self.after(20 * MS, Ev::TxnBegin { txn });
+                return;
+            }
+            self.client.ddl = Some(txn);
+        }
+        let wait = self.tso_latency();
+        self.after(wait, Ev::TxnStep { txn, step: Step::StartTs });
+    }
+
+    pub(super) fn txn_step(&mut self, txn: usize, step: Step) {
+        match step {
+            Step::StartTs => self.start_ts(txn),
+            Step::SendP => self.send_p(txn),
+            Step::CommitTs => self.commit_ts(txn),
+            Step::Commit => self.decide(txn, self.plan.txns[txn].fate == Fate::Commit),
+            Step::Send { kind, node } => self.call(txn, kind, node),
+            Step::PAgain { node } => {
+                let call = self.new_call(txn, log::P, node);
+                let wait = self.latency();
+                self.after(wait, Ev::WriteArrives { node, call: Call { copy: true, ..call } });
+            }
+        }
+    }
+
+    fn start_ts(&mut self, txn: usize) {
+        let Some(ts) = self.tso() else {
+            self.after(30 * MS, Ev::TxnStep { txn, step: Step::StartTs });
+            return;
+        };
+        let plan = &self.plan.txns[txn];
+        let state = &mut self.client.txns[txn];
+        state.start_ts = ts.raw();
+        state.begun = true;
+        let mut binlog = Binlog { tp: 0, start_ts: ts.raw().cast_signed(), ..Binlog::default() };
+        if plan.ddl {
+            binlog.ddl_query = Some(state.value.clone());
+            binlog.ddl_job_id = i64::from(plan.id) + 100;
+            binlog.ddl_schema_state = 5;
+        } else {
+            binlog.prewrite_value = Some(state.value.clone());
+        }
+        state.p = binlog.encode_to_vec().into();
+        self.send_p(txn);
+    }
+
+    /// Chooses a Pump: among those that the registry shows as online, another one than last time where possible.
+    fn send_p(&mut self, txn: usize) {
+        let listed = self.registry.list(Kind::Pump).unwrap_or_default();
+        let online = |n: &usize| {
+            listed.iter().any(|s| s.state == NodeState::Online && s.node_id == super::pump::node_id(*n).as_str())
+        };
+        let nodes: Vec<usize> = (0..self.pumps.len()).filter(online).collect();
+        let state = &mut self.client.txns[txn];
+        state.attempts += 1;
+        if state.attempts > MAX_ATTEMPTS {
+            self.decide(txn, false);
+            return;
+        }
+        if nodes.is_empty() {
+            self.after(50 * MS, Ev::TxnStep { txn, step: Step::SendP });
+            return;
+        }
+        let node = nodes[state.rng.index(nodes.len())];
+        state.sent.insert(node);
+        self.call(txn, log::P, node);
+    }
+
+    fn new_call(&mut self, txn: usize, kind: u8, node: usize) -> Call {
+        self.client.next_call += 1;
+        Call { number: self.client.next_call, txn, kind, node, copy: false }
+    }
+
+    fn call(&mut self, txn: usize, kind: u8, node: usize) {
+        let call = self.new_call(txn, kind, node);
+        self.client.open.insert(call.number, call);
+        let wait = self.latency();
+        self.after(wait, Ev::WriteArrives { node, call });
+        self.after(TIMEOUT_MS * MS, Ev::WriteTimeout { call });
+        if self.net.percent(self.plan.config.dup_percent) {
+            let wait = if self.net.percent(30) { self.net.below(1_000) * MS } else { self.latency() };
+            self.after(wait, Ev::WriteArrives { node, call: Call { copy: true, ..call } });
+        }
+    }
+
+    /// The bytes of one kind of binlog of this transaction.
+    fn payload(&self, txn: usize, kind: u8) -> Bytes {
+        let state = &self.client.txns[txn];
+        let mut binlog = Binlog { start_ts: state.start_ts.cast_signed(), ..Binlog::default() };
+        match kind {
+            log::P => return state.p.clone(),
+            log::C => (binlog.tp, binlog.commit_ts) = (1, state.commit_ts.cast_signed()),
+            _ => binlog.tp = 2,
+        }
+        binlog.encode_to_vec().into()
+    }
+
+    pub(super) fn write_arrives(&mut self, node: usize, call: Call) {
+        let cut = self.pumps[node].clients_cut > self.now;
+        let Some(proc) = self.pumps[node].proc.as_mut().filter(|_| !cut) else {
+            if !cut && !call.copy {
+                let wait = self.latency();
+                self.after(wait, Ev::WriteAnswer { call, ok: false });
+            }
+            return;
+        };
+        proc.next_write += 1;
+        let write = WriteId::new(proc.next_write);
+        proc.writes.insert(write, call);
+        let inc = self.pumps[node].inc;
+        let payload = self.payload(call.txn, call.kind);
+        self.pump_input(node, inc, Input::Write { write, cluster_id: CLUSTER, payload });
+    }
+
+    /// The Pump answered a call: D2 holds when the reply leaves.
+    pub(super) fn write_replied(&mut self, node: usize, write: WriteId, ok: bool) {
+        let Some(call) = self.pumps[node].proc.as_mut().and_then(|p| p.writes.remove(&write)) else {
+            self.violate("H1", format!("pump {node} answers write {write} twice, or one that was never made"));
+            return;
+        };
+        self.trace.fold(call.number ^ u64::from(ok));
+        if ok && self.plan.config.sync_log == 1 {
+            let state = &self.client.txns[call.txn];
+            let commit = if call.kind == log::C { state.commit_ts } else { 0 };
+            let name = (call.kind, state.start_ts, commit);
+            let payload = self.payload(call.txn, call.kind);
+            let pump = &self.pumps[node];
+            if !pump.view.is_durable(&pump.disk, name, &payload) {
+                self.violate("D2", format!("pump {node} acknowledges {name:?}, which is not durable"));
+            }
+        }
+        if call.copy || self.net.percent(self.plan.config.lose_percent) || self.pumps[node].clients_cut > self.now {
+            return;
+        }
+        let wait = self.latency();
+        self.after(wait, Ev::WriteAnswer { call, ok });
+    }
+
+    pub(super) fn write_answer(&mut self, call: Call, ok: bool) {
+        if self.client.open.remove(&call.number).is_none() {
+            return;
+        }
+        let Call { txn, kind, node, .. } = call;
+        if kind == log::P {
+            if !ok {
+                let wait = self.client.txns[txn].rng.below(50) * MS;
+                self.after(wait, Ev::TxnStep { txn, step: Step::SendP });
+                return;
+            }
+            self.client.txns[txn].accepted = Some(node);
+            self.line(Weight::Short, &format!("txn-{txn}"), || format!("P accepted by pump {node}"));
+            self.pumps[node].accepted.insert(txn);
+            let think = self.plan.txns[txn].think_us * 1000;
+            if self.plan.txns[txn].fate == Fate::Abort {
+                self.decide(txn, false);
+            } else {
+                // The request is made now at the earliest; PD allocates when it arrives.
+                let wait = think + self.tso_latency();
+                self.after(wait, Ev::TxnStep { txn, step: Step::CommitTs });
+            }
+        } else if ok {
+            let state = &mut self.client.txns[txn];
+            state.unanswered -= 1;
+            if kind == log::C {
+                self.pumps[node].committed.insert(state.commit_ts, txn);
+            }
+            self.maybe_over(txn);
+        } else {
+            let wait = 20 + self.client.txns[txn].rng.below(200);
+            self.after(wait * MS, Ev::TxnStep { txn, step: Step::Send { kind, node } });
+        }
+    }
+
+    fn commit_ts(&mut self, txn: usize) {
+        let Some(ts) = self.tso() else {
+            self.after(30 * MS, Ev::TxnStep { txn, step: Step::CommitTs });
+            return;
+        };
+        let commits = self.plan.txns[txn].fate == Fate::Commit;
+        let state = &mut self.client.txns[txn];
+        state.commit_ts = ts.raw();
+        let Some(pump) = state.accepted else { return };
+        self.allocated.insert(ts.raw(), Allocated { txn: u32::try_from(txn).unwrap_or(0), pump, commits });
+        let wait = state.rng.below(3_000) * 1000;
+        self.after(wait, Ev::TxnStep { txn, step: Step::Commit });
+    }
+
+    /// The transaction is committed in TiKV, or it failed for certain. Its client tells every Pump that may hold its P.
+    fn decide(&mut self, txn: usize, committed: bool) {
+        let plan = self.plan.txns[txn].clone();
+        let state = &mut self.client.txns[txn];
+        state.decided = true;
+        let (start, commit) = (state.start_ts, state.commit_ts);
+        let accepted = state.accepted;
+        let mut sends = Vec::new();
+        for node in state.sent.clone() {
+            if committed && accepted == Some(node) {
+                sends.extend((0..=plan.c_repeat).map(|i| (log::C, node, plan.c_delay_us * 1000 + i * 40 * MS)));
+            } else {
+                sends.push((log::R, node, state.rng.below(20) * MS));
+            }
+        }
+        state.unanswered = sends.len();
+        let again = state.sent.iter().next().copied().filter(|_| plan.p_again_us > 0);
+        if committed && plan.ddl {
+            let version = i64::try_from(self.client.jobs.len()).unwrap_or(0) + 1;
+            let id = i64::from(plan.id) + 100;
+            self.client.jobs.push((id, job(id, version, commit)));
+        }
+        self.line(Weight::Short, &format!("txn-{txn}"), || {
+            format!("{} start {start} commit {commit}", if committed { "committed" } else { "rolled back" })
+        });
+        for (kind, node, wait) in sends {
+            self.after(wait, Ev::TxnStep { txn, step: Step::Send { kind, node } });
+        }
+        if let Some(node) = again {
+            self.after(plan.p_again_us * 1000, Ev::TxnStep { txn, step: Step::PAgain { node } });
+        }
+        self.maybe_over(txn);
+    }
+
+    fn maybe_over(&mut self, txn: usize) {
+        let state = &self.client.txns[txn];
+        if state.decided && state.unanswered == 0 {
+            self.client.running -= 1;
+            if self.client.ddl == Some(txn) {
+                self.client.ddl = None;
+            }
+        }
+    }
+
+    /// Whether this is a fake as a Pump makes them.
+    pub(super) fn is_fake(payload: &[u8], ts: u64) -> bool {
+        payload == item::fake(binlog_core::time::Tso::new(ts)).as_ref()
+    }
+}
+
+/// The client's time-out of one call, shortened from the original's 15 s as everything here is.
+const TIMEOUT_MS: u64 = 700;
+/// Attempts at P before the transaction fails.
+const MAX_ATTEMPTS: u32 = 30;

@@ -1,0 +1,225 @@
+//! Events and their order: by time, then by the order in which they were scheduled.
+
+use super::client::{Call, Step};
+use binlog_core::drainer;
+use binlog_core::ids::{CommitTs, OpId};
+use binlog_core::node::status::NodeStatus;
+use binlog_core::pump;
+use binlog_core::sink::op::SinkOp;
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// Everything that can happen. `inc` is the life of a process: what belongs to an earlier one is void.
+#[derive(Debug)]
+pub enum Ev {
+    Action(usize),
+    ActionEnd(usize),
+    Crash {
+        node: usize,
+        power: bool,
+    },
+    Heal,
+    /// Has everything converged?
+    Look,
+    PumpStart {
+        node: usize,
+    },
+    PumpInput {
+        node: usize,
+        inc: u32,
+        input: Box<pump::input::Input>,
+    },
+    PumpTick {
+        node: usize,
+        inc: u32,
+        at: u64,
+    },
+    /// The first operation in the queue of this slot is carried out.
+    LogRun {
+        node: usize,
+        inc: u32,
+        slot: u64,
+    },
+    IndexRun {
+        node: usize,
+        inc: u32,
+    },
+    PumpTso {
+        node: usize,
+        inc: u32,
+        op: OpId,
+    },
+    PumpPut {
+        node: usize,
+        inc: u32,
+        op: OpId,
+        status: Box<NodeStatus>,
+    },
+    PumpNotify {
+        node: usize,
+        inc: u32,
+        op: OpId,
+    },
+    /// Somebody looks after a Pump that is read-only.
+    Supervise {
+        node: usize,
+        inc: u32,
+    },
+    TxnBegin {
+        txn: usize,
+    },
+    TxnStep {
+        txn: usize,
+        step: Step,
+    },
+    WriteArrives {
+        node: usize,
+        call: Call,
+    },
+    WriteAnswer {
+        call: Call,
+        ok: bool,
+    },
+    WriteTimeout {
+        call: Call,
+    },
+    PullArrives {
+        stream: u64,
+    },
+    StreamItem {
+        stream: u64,
+        payload: Bytes,
+        commit_ts: CommitTs,
+    },
+    StreamClosed {
+        stream: u64,
+        error: String,
+    },
+    ReaderOpen {
+        node: usize,
+        inc: u32,
+    },
+    DrainerStart,
+    DrainerInput {
+        inc: u32,
+        input: Box<drainer::input::Input>,
+    },
+    DrainerTick {
+        inc: u32,
+        at: u64,
+    },
+    DrainerTso {
+        inc: u32,
+        op: OpId,
+    },
+    DrainerList {
+        inc: u32,
+        op: OpId,
+    },
+    DrainerPut {
+        inc: u32,
+        op: OpId,
+        status: Box<NodeStatus>,
+    },
+    DrainerJob {
+        inc: u32,
+        op: OpId,
+        job: Option<i64>,
+    },
+    DrainerNotify {
+        call: u64,
+    },
+    Sink {
+        inc: u32,
+        op: OpId,
+        request: Box<SinkOp>,
+    },
+    SinkSettle,
+}
+
+impl Ev {
+    /// A number for the trace hash: what happens, to whom.
+    pub fn code(&self) -> u64 {
+        let (kind, who) = match self {
+            Self::Action(i) => (1, *i as u64),
+            Self::ActionEnd(i) => (2, *i as u64),
+            Self::Heal => (3, 0),
+            Self::Look => (4, 0),
+            Self::PumpStart { node } => (5, *node as u64),
+            Self::PumpInput { node, .. } => (6, *node as u64),
+            Self::PumpTick { node, .. } => (7, *node as u64),
+            Self::LogRun { node, slot, .. } => (8, *node as u64 | slot << 8),
+            Self::IndexRun { node, .. } => (9, *node as u64),
+            Self::PumpTso { op, .. } => (10, op.raw()),
+            Self::PumpPut { op, .. } => (11, op.raw()),
+            Self::PumpNotify { op, .. } => (12, op.raw()),
+            Self::Supervise { node, .. } => (13, *node as u64),
+            Self::TxnBegin { txn } => (14, *txn as u64),
+            Self::TxnStep { txn, .. } => (15, *txn as u64),
+            Self::WriteArrives { call, .. } => (16, call.number),
+            Self::WriteAnswer { call, .. } => (17, call.number),
+            Self::WriteTimeout { call } => (18, call.number),
+            Self::PullArrives { stream } => (19, *stream),
+            Self::StreamItem { commit_ts, .. } => (20, commit_ts.raw()),
+            Self::StreamClosed { stream, .. } => (21, *stream),
+            Self::ReaderOpen { node, .. } => (22, *node as u64),
+            Self::DrainerStart => (23, 0),
+            Self::DrainerInput { .. } => (24, 0),
+            Self::DrainerTick { .. } => (25, 0),
+            Self::DrainerTso { op, .. } => (26, op.raw()),
+            Self::DrainerList { op, .. } => (27, op.raw()),
+            Self::DrainerPut { op, .. } => (28, op.raw()),
+            Self::DrainerJob { op, .. } => (29, op.raw()),
+            Self::DrainerNotify { call } => (30, *call),
+            Self::Sink { op, .. } => (31, op.raw()),
+            Self::SinkSettle => (32, 0),
+            Self::Crash { node, .. } => (33, *node as u64),
+        };
+        kind << 56 ^ who
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Events {
+    heap: BinaryHeap<Entry>,
+    seq: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: u64,
+    seq: u64,
+    event: Ev,
+}
+
+impl Events {
+    pub fn push(&mut self, at: u64, event: Ev) {
+        self.seq += 1;
+        self.heap.push(Entry { at, seq: self.seq, event });
+    }
+
+    pub fn pop(&mut self) -> Option<(u64, Ev)> {
+        self.heap.pop().map(|entry| (entry.at, entry.event))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.seq).cmp(&(self.at, self.seq))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.seq == other.seq
+    }
+}
+
+impl Eq for Entry {}

@@ -1,0 +1,284 @@
+//! Actions of the plan, their ends, healing, and whether the world has converged (V1, V2, V4) with everything intact (D1,
+//! D4, A1).
+
+use super::event::Ev;
+use super::{MS, World};
+use crate::oracle::log::{P, chain};
+use crate::oracle::pump::{index_is_fold, indexes};
+use crate::plan::{Kind, Profile};
+use crate::rng::{Rng, skewed};
+use crate::sink::Way;
+use crate::trace::Weight;
+use binlog_core::pump::input::Input;
+use std::ops::Bound::{Excluded, Included};
+
+impl World {
+    pub(super) fn action(&mut self, index: usize) {
+        let action = self.plan.actions[index].clone();
+        let node = usize::try_from(action.node).unwrap_or(0) % self.pumps.len().max(1);
+        let (ms, n) = (action.ms * MS, u32::try_from(action.n).unwrap_or(1));
+        let until = self.now + ms;
+        *self.fired.entry(action.kind).or_insert(0) += 1;
+        self.line(Weight::Short, "plan", || format!("{} node {node} for {} ms, {n}", action.kind.name(), action.ms));
+        let pump = &mut self.pumps[node];
+        match action.kind {
+            Kind::Kill | Kind::PowerLoss => {
+                self.kill_pump(node, action.kind == Kind::PowerLoss);
+                self.after(ms, Ev::PumpStart { node });
+            }
+            Kind::KillThenPower => {
+                self.kill_pump(node, false);
+                self.after(MS, Ev::PumpStart { node });
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::CrashLoop => self.crash_loop(node, 3 * n, &action),
+            Kind::Stop => {
+                let inc = pump.inc;
+                self.stopping.insert(index, inc);
+                self.pump_input(node, inc, Input::Shutdown);
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::Join => {
+                let node = self.pumps.len();
+                self.add_pump(node);
+            }
+            Kind::FailSync => pump.disk.armed.sync = 1,
+            Kind::FailWrite => pump.disk.armed.write = 1,
+            Kind::ShortWrite => pump.disk.armed.short_write = 1,
+            Kind::FailRead => pump.disk.armed.read = n,
+            Kind::FailCreate => pump.disk.armed.create = 1,
+            Kind::NoSpace => {
+                pump.disk.armed.no_space = true;
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::StallDisk => pump.disk_stall = until,
+            Kind::LowSpace => {
+                self.space(node, 1 << 10);
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::FailIndex => pump.kv.armed = n,
+            Kind::StallIndex => pump.index_stall = until,
+            Kind::PdDown => {
+                self.pd.set_up(false);
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::PdJump => self.pd.jump(action.ms),
+            Kind::RegistryDown => self.registry_down = until,
+            Kind::CutClients => pump.clients_cut = until,
+            Kind::CutDrainer => pump.drainer_cut = until,
+            Kind::Reset => {
+                let inc = pump.inc;
+                self.drop_streams_of(node);
+                self.line(Weight::Full, "plan", || format!("life {inc}"));
+            }
+            Kind::KillDrainer => {
+                self.kill_drainer();
+                self.after(ms, Ev::DrainerStart);
+            }
+            Kind::StopDrainer => {
+                self.stopping.insert(index, self.drainer.inc);
+                self.stop_drainer();
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::SinkLostBefore => self.drainer.sink.ways.push_back(Way::LostBefore),
+            Kind::SinkLostAfter => self.drainer.sink.ways.push_back(Way::LostAfter),
+            Kind::SinkLimbo => self.drainer.sink.ways.push_back(Way::Limbo),
+            Kind::SinkDeadlock => self.drainer.sink.ways.push_back(Way::Deadlock),
+            Kind::SinkHalfDone => self.drainer.sink.ways.push_back(Way::HalfDone),
+            Kind::SinkFailOver => self.drainer.sink.ways.push_back(Way::LoseSuffix),
+            Kind::SlowRegistry => (self.registry_slow, self.registry_delay) = (until, ms),
+            Kind::SinkRestore => {
+                self.restore_downstream();
+                self.after(ms, Ev::DrainerStart);
+            }
+            Kind::Rot => {
+                pump.rotten |= pump.disk.rot();
+            }
+        }
+    }
+
+    pub(super) fn action_end(&mut self, index: usize) {
+        let action = self.plan.actions[index].clone();
+        let node = usize::try_from(action.node).unwrap_or(0) % self.pumps.len().max(1);
+        match action.kind {
+            Kind::KillThenPower => {
+                self.kill_pump(node, true);
+                self.after(50 * MS, Ev::PumpStart { node });
+            }
+            // Still stopping, or gone already.
+            Kind::Stop
+                if self.pumps[node].proc.is_some() && self.stopping.get(&index) == Some(&self.pumps[node].inc) =>
+            {
+                self.after(100 * MS, Ev::ActionEnd(index));
+            }
+            Kind::Stop => self.after(MS, Ev::PumpStart { node }),
+            Kind::NoSpace => self.pumps[node].disk.armed.no_space = false,
+            Kind::LowSpace => self.space(node, 1 << 40),
+            Kind::PdDown => self.pd.set_up(true),
+            Kind::StopDrainer if self.drainer.is_running() && self.stopping.get(&index) == Some(&self.drainer.inc) => {
+                self.after(100 * MS, Ev::ActionEnd(index));
+            }
+            Kind::StopDrainer => self.after(MS, Ev::DrainerStart),
+            _ => {}
+        }
+    }
+
+    /// Schedules power losses and starts so close together that most of them hit a recovery.
+    fn crash_loop(&mut self, node: usize, times: u32, action: &crate::plan::Action) {
+        let mut rng = Rng::new(self.plan.seed).fork_n("crash-loop", u64::from(action.id));
+        let mut at = 0;
+        for _ in 0..times {
+            let power = rng.percent(70);
+            self.after(at, Ev::Crash { node, power });
+            at += 100_000;
+            self.after(at, Ev::PumpStart { node });
+            at += skewed(&mut rng, 50, 12 * self.plan.config.disk_max_us) * 1000;
+        }
+    }
+
+    fn space(&mut self, node: usize, available: u64) {
+        let inc = self.pumps[node].inc;
+        self.pump_input(node, inc, Input::Space { available, capacity: 1 << 41 });
+    }
+
+    /// Faults are over: what is down starts, what is cut heals. From here on the world has to converge.
+    pub(super) fn heal(&mut self) {
+        self.line(Weight::Short, "plan", || "faults are over".to_owned());
+        self.pd.set_up(true);
+        (self.registry_down, self.registry_slow) = (0, 0);
+        self.plan.config.lose_percent = 0;
+        self.drainer.sink.ways.clear();
+        for node in 0..self.pumps.len() {
+            let pump = &mut self.pumps[node];
+            pump.disk.armed = crate::disk::Armed::default();
+            pump.kv.armed = 0;
+            (pump.clients_cut, pump.drainer_cut, pump.disk_stall, pump.index_stall) = (0, 0, 0, 0);
+            self.space(node, 1 << 40);
+        }
+        self.after(100 * MS, Ev::Look);
+    }
+
+    pub(super) fn look(&mut self) {
+        for node in 0..self.pumps.len() {
+            if self.pumps[node].proc.is_none() {
+                self.start_pump(node);
+            }
+        }
+        self.start_drainer();
+        if self.plan.profile == Profile::Rot && self.pumps.iter().any(|p| p.rotten) {
+            // What was lost with the damage cannot arrive: only that nothing wrong was served counts.
+            if self.now > (self.plan.config.horizon_ms + ROT_MS) * MS {
+                self.finished = true;
+            }
+            self.after(200 * MS, Ev::Look);
+            return;
+        }
+        if self.client.running == 0 && self.target.is_none() {
+            self.target = self.tso().map(|ts| ts.raw());
+        }
+        if self.target.is_some_and(|target| self.converged(target)) {
+            self.final_checks();
+            self.finished = true;
+        } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS) * MS {
+            let oracle = if self.client.running > 0 { "V1" } else { "V2" };
+            self.violate(oracle, format!("not converged {CONVERGE_MS} ms after the faults: {}", self.reasons()));
+        } else {
+            self.after(100 * MS, Ev::Look);
+        }
+    }
+
+    fn converged(&self, target: u64) -> bool {
+        let pumps = self.pumps.iter().all(|p| p.watch.published >= target);
+        let drainer = self.plan.config.drainers == 0 || self.drainer.checkpoint() >= target;
+        pumps && drainer && self.readers_reached(target)
+    }
+
+    /// After every input of a Pump: W1, W2, and D4 once after each start.
+    pub(super) fn watch_pump(&mut self, node: usize) {
+        let pump = &mut self.pumps[node];
+        let Some(proc) = &mut pump.proc else { return };
+        let status = proc.pump.status();
+        // Of a log that failed, what was under way comes back to nobody.
+        if status.unknown_completions > 0 && status.read_only.is_none() {
+            self.violate("H1", format!("pump {node} got a completion that it did not wait for"));
+            return;
+        }
+        let recovered = status.start == "recovered";
+        let check_now = recovered && !proc.checked && status.indexed == status.durable;
+        proc.checked |= check_now;
+        let moved = pump.watch.publishes(status.watermark.raw(), recovered);
+        match moved {
+            Err(broken) => self.judge(Err(broken)),
+            Ok(None) => {}
+            Ok(Some((from, to))) => {
+                self.trace.fold(to);
+                let pump = &self.pumps[node];
+                let owed =
+                    self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
+                let missing = owed
+                    .map(|(ts, a)| (*ts, *a))
+                    .find(|(ts, a)| !indexes(&pump.kv, *ts, self.client.txns[a.txn as usize].start_ts));
+                if let Some((ts, a)) = missing {
+                    let text = format!("pump {node} publishes {to}, but commit {ts} of txn {} is not indexed", a.txn);
+                    self.violate("W2", text);
+                }
+            }
+        }
+        if check_now && status.read_only.is_none() {
+            self.check_log(node);
+        }
+    }
+
+    /// D4, D1: the index is a fold of the log, and the log holds what was acknowledged.
+    fn check_log(&mut self, node: usize) {
+        let pump = &self.pumps[node];
+        let Some(status) = pump.proc.as_ref().map(|p| p.pump.status()).filter(|_| !pump.rotten) else { return };
+        let records = match chain(&pump.disk, (status.durable.segment.raw(), status.durable.offset)) {
+            Ok(records) => records,
+            Err(text) => return self.violate("D4", format!("pump {node}: {text}")),
+        };
+        let folds = index_is_fold(&records, &pump.kv).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
+        let mut lost = Ok(());
+        if self.plan.config.sync_log == 1 {
+            for txn in &pump.accepted {
+                let txn = &self.client.txns[*txn];
+                if !records.iter().any(|r| r.name == (P, txn.start_ts, 0) && r.payload == txn.p) {
+                    lost = Err(("D1", format!("pump {node} lost the prewrite of start {}", txn.start_ts)));
+                }
+            }
+            for ts in pump.committed.keys() {
+                if !records.iter().any(|r| r.name.2 == *ts && r.name.0 == crate::oracle::log::C) {
+                    lost = Err(("D1", format!("pump {node} lost commit {ts}")));
+                }
+            }
+        }
+        self.judge(lost);
+        self.judge(folds);
+    }
+
+    fn final_checks(&mut self) {
+        for node in 0..self.pumps.len() {
+            let idle = self.pumps[node].proc.as_ref().map(|p| p.pump.status());
+            if idle.is_some_and(|s| s.indexed == s.durable && s.read_only.is_none()) {
+                self.check_log(node);
+            }
+        }
+        if self.plan.config.drainers > 0 {
+            self.judge_sink();
+            let target = self.target.unwrap_or(0);
+            let committed: Vec<u64> =
+                self.allocated.range(..=target).filter(|(_, a)| a.commits).map(|(t, _)| *t).collect();
+            let applied: Vec<u64> = self.drainer.sink.effects.iter().map(|e| e.commit_ts).collect();
+            if committed != applied {
+                let (c, a) = (committed.len(), applied.len());
+                self.violate("A1", format!("{c} transactions are committed, {a} are applied"));
+            }
+        }
+    }
+}
+
+/// Virtual milliseconds within which the world must converge once the faults are over: the longest back-offs of the machines
+/// (30 s) and a full drain fit.
+const CONVERGE_MS: u64 = 100_000;
+/// How long a damaged world runs on.
+const ROT_MS: u64 = 3_000;
