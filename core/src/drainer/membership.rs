@@ -148,17 +148,12 @@ impl Membership {
     pub(super) fn listed(&mut self, now: MonoTime, out: &mut Out) {
         let Phase::List { at, .. } = self.phase else { return };
         self.phase = Phase::Idle;
-<<<<<<< HEAD
         if let Some(at) = at {
+            let later = self.clock(now).filter(|_| canary::is(Canary::ListBeforeTso));
+            let at = later.map_or(at, |clock| CommitTs::new(clock.raw()));
             self.confirmed = self.confirmed.max(at);
             self.retry.succeed(now, out);
         }
-=======
-        let later = self.clock(now).filter(|_| canary::is(Canary::ListBeforeTso));
-        let at = later.map_or(at, |clock| CommitTs::new(clock.raw()));
-        self.confirmed = self.confirmed.max(at);
-        self.retry.succeed(now, out);
->>>>>>> refs/heads/sim
         for call in self.in_flight_calls.drain(..) {
             out.push(Effect::NotifyReply { call, result: Ok(()) });
         }
