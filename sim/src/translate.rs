@@ -56,7 +56,7 @@ impl Translate for SimTranslate {
         self.last = ts;
         let sql = format!("v{}", digest(value));
         let statement = Statement { sql, params: Vec::new(), affected: Some(1), commit_ts: ts };
-        Ok(Transaction { statements: vec![statement], rows: (1, 0, 0), dropped: 0 })
+        Ok(Transaction { statements: vec![statement], rows: (1, 0, 0), dropped: 0, unknown_columns: false })
     }
 
     fn is_setval(_: &[u8], _: &[u8]) -> bool {
@@ -72,6 +72,10 @@ impl Translate for SimTranslate {
         let sql = format!("v{}", digest(query));
         let ddl = Ddl { commit_ts: ts, database: None, sql, touches: Vec::new(), rerun: false, goal: None };
         Ok(DdlPlan::Run(Box::new(ddl)))
+    }
+
+    fn last_ddl_creates(&self) -> bool {
+        false
     }
 
     fn skip_last_ddl(&mut self) {}
