@@ -60,7 +60,7 @@ impl<'a> Feed<'a> {
             }
         } else {
             let value = item.prewrite_value.unwrap_or_default();
-            if self.translator.is_ahead_of_history(&value) {
+            if self.translator.ahead_of_history(&value).is_some() {
                 let jobs = self.world.tikv.history(u64::MAX).map_err(|e| format!("{e:?}"))?;
                 self.translator.learn_history(&jobs).map_err(|e| e.to_string())?;
             }
