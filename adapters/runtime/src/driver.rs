@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 const BURST: usize = 256;
 
 /// Requests that may wait unread; senders wait beyond that, which is the back-pressure towards the network.
-const REQUESTS: usize = 1024;
+pub const REQUESTS: usize = 1024;
 
 /// Carries out the effects of one machine.
 pub trait Ports<M: Machine> {

@@ -12,8 +12,11 @@ pub mod clock;
 pub mod driver;
 pub mod host;
 pub mod logs;
+// A simulated runtime has no processes and signals.
+#[cfg(not(madsim))]
 pub mod process;
 pub mod retry;
+#[cfg(not(madsim))]
 pub mod signals;
 pub mod status;
 pub mod version;
