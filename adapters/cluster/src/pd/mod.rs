@@ -217,6 +217,8 @@ impl PdClient {
         let members = &self.inner.members;
         let deadline = Instant::now() + CALL_TIMEOUT;
         let mut pause = RETRY_FIRST;
+        // What PD said last: an attempt that the deadline cuts short must not hide it.
+        let mut said: Option<PdError> = None;
         loop {
             let error = match members.leader() {
                 Err(e) => e,
@@ -234,11 +236,14 @@ impl PdClient {
                         }
                         Err(_) => {
                             members.failed(&url);
-                            timeout(method, CALL_TIMEOUT / ATTEMPTS, None)
+                            timeout(method, CALL_TIMEOUT / ATTEMPTS, said.as_ref())
                         }
                     }
                 }
             };
+            if !matches!(error, PdError::Timeout { .. }) {
+                said = Some(error.clone());
+            }
             if !error.is_transient() {
                 return Err(error);
             }

@@ -78,6 +78,8 @@ async fn run(members: Arc<Members>, mut inbox: mpsc::Receiver<Call>) {
 /// Answers every call of the batch: with a timestamp, or with the last failure once its deadline has passed.
 async fn serve(members: &Members, stream: &mut Option<Open>, mut batch: Vec<Call>) {
     let mut pause = RETRY_FIRST;
+    // What PD said last: an attempt that the deadline cuts short must not hide it.
+    let mut said: Option<PdError> = None;
     loop {
         batch.retain(|call| !call.reply.is_closed());
         // Arrival order is deadline order: the last one may wait longest.
@@ -97,9 +99,12 @@ async fn serve(members: &Members, stream: &mut Option<Open>, mut batch: Vec<Call
                 if let Ok((url, _)) = members.leader() {
                     members.failed(&url);
                 }
-                timeout("Tso", TSO_TIMEOUT / ATTEMPTS, None)
+                timeout("Tso", TSO_TIMEOUT / ATTEMPTS, said.as_ref())
             }
         };
+        if !matches!(error, PdError::Timeout { .. }) {
+            said = Some(error.clone());
+        }
         // Whatever it was, a late reply must not meet the next request.
         *stream = None;
         let give_up = !error.is_transient();
