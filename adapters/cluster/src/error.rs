@@ -183,22 +183,16 @@ impl From<NodeError> for IoFault {
 
 /// The status's text with the causes below it: tonic's own texts ("transport error") hide what happened.
 pub(crate) fn message_of(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(c) = cause {
-        let c_text = c.to_string();
-        if !text.contains(&c_text) {
-            text.push_str(": ");
-            text.push_str(&c_text);
-        }
-        cause = c.source();
-    }
-    text
+    with_causes(status.message().to_owned(), status)
 }
 
 /// The same for any error.
 pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    with_causes(error.to_string(), error)
+}
+
+/// Appends each cause that the text does not tell already.
+fn with_causes(mut text: String, error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(c) = cause {
         let c_text = c.to_string();

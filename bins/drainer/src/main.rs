@@ -7,7 +7,7 @@ mod source;
 
 use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::registry::Registry;
 use binlog_cluster::tikv::TikvClient;
 use binlog_cluster::{cistern_service, server};
 use binlog_core::config::drainer::{DrainerSettings, InitialCommitTs, KEYS, MysqlEnvironment};
@@ -102,7 +102,6 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         pd: pd.clone(),
         tikv: TikvClient::new(pd.clone()),
         registry,
-        kind: NodeKind::Drainer,
         sink: sink::spawn(mysql, sender.clone()),
         sources: source::Sources::new(pd.cluster_id(), config.gzip, sender.clone()),
         sender: sender.clone(),

@@ -37,7 +37,6 @@ pub struct Ports {
     pub pd: PdClient,
     pub tikv: TikvClient,
     pub registry: Registry,
-    pub kind: NodeKind,
     pub sink: SinkQueue,
     pub sources: Sources,
     pub sender: Sender<Input, Request>,
@@ -76,10 +75,9 @@ impl driver::Ports<Drainer> for Ports {
                     .run(async move { registry.list_pumps().await }, move |result| Input::PumpsDone { op, result });
             }
             Effect::PutStatus { op, status } => {
-                let (registry, kind) = (self.registry.clone(), self.kind);
-                self.sender.run(async move { registry.put(kind, &status).await }, move |result| Input::StatusDone {
-                    op,
-                    result,
+                let registry = self.registry.clone();
+                self.sender.run(async move { registry.put(NodeKind::Drainer, &status).await }, move |result| {
+                    Input::StatusDone { op, result }
                 });
             }
             Effect::LoadHistory { op } => {
