@@ -84,6 +84,13 @@ impl driver::Ports<Pump> for Ports {
                 let registry = self.registry.clone();
                 self.sender.run(notify_drainers(registry), move |result| Input::NotifyDone { op, result });
             }
+            Effect::ListDrainers { op } => {
+                let registry = self.registry.clone();
+                self.sender.run(async move { registry.list_drainers().await }, move |result| Input::DrainersDone {
+                    op,
+                    result: result.map_err(IoFault::from),
+                });
+            }
             Effect::WriteReply { write, result } => {
                 if let Some(reply) = self.calls.writes.remove(&write) {
                     // A client that gave up takes no answer.

@@ -20,6 +20,8 @@ pub enum Effect {
     PutStatus { op: OpId, status: NodeStatus },
     /// Call `Cistern.Notify` on every Drainer that is online in the registry.
     NotifyDrainers { op: OpId },
+    /// Read the registry entries of all Drainers, linearizably (GC, going offline; spec pump 4.5, rules 6).
+    ListDrainers { op: OpId },
     /// Answer of one WriteBinlog call: leaves only after durability (or with the reject).
     WriteReply { write: WriteId, result: Result<(), Reject> },
     /// One item of a stream: `payload` is the serialised Binlog in parts, to be concatenated.

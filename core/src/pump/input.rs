@@ -3,6 +3,7 @@
 use crate::fault::IoFault;
 use crate::ids::{CommitTs, OpId, StreamId, WriteId};
 use crate::index::op::IndexReply;
+use crate::node::status::NodeStatus;
 use crate::time::Tso;
 use crate::vlog::op::LogReply;
 use bytes::Bytes;
@@ -52,6 +53,10 @@ pub enum Input {
     NotifyDone {
         op: OpId,
         result: Result<(), IoFault>,
+    },
+    DrainersDone {
+        op: OpId,
+        result: Result<Vec<NodeStatus>, IoFault>,
     },
     /// Free bytes on the file system of the data directory, from time to time.
     Space {

@@ -31,6 +31,7 @@ use crate::index::ledger::{Arrival, Fact, Ledger, View, carries_mark, mismatch, 
 use crate::index::op::IndexReply;
 use crate::index::value::{Digest, Span};
 use crate::machine::Machine;
+use crate::node::status::NodeStatus;
 use crate::sorter::Sorter;
 use crate::time::{Deadline, MonoTime, Tso};
 use crate::vlog::format::MAX_PAYLOAD;
@@ -454,6 +455,12 @@ impl Pump {
         }
     }
 
+    /// Routes to GC and to going offline; a late answer is ignored.
+    fn on_drainers(&mut self, op: OpId, _result: Result<Vec<NodeStatus>, IoFault>) {
+        let is_list = |why| matches!(why, Waiting::DrainersForGc | Waiting::DrainersForOffline);
+        self.out.complete(op, is_list);
+    }
+
     fn on_pull_open(&mut self, stream: StreamId, cluster_id: u64, last: CommitTs, credit: u64) {
         let own = self.config.cluster.raw();
         if cluster_id != own {
@@ -503,6 +510,7 @@ impl Machine for Pump {
             Input::TsoDone { op, result } => self.on_tso(op, result),
             Input::StatusDone { op, result } => self.on_status_done(op, result),
             Input::NotifyDone { op, result } => self.on_notify_done(op, result),
+            Input::DrainersDone { op, result } => self.on_drainers(op, result),
             Input::Space { available, capacity: _ } => self.on_space(available),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),

@@ -42,6 +42,10 @@ pub enum Waiting {
     TsoForFake,
     Status,
     Notify,
+    /// Entries of the Drainers, for GC.
+    DrainersForGc,
+    /// Entries of the Drainers, for going offline.
+    DrainersForOffline,
 }
 
 /// Timers of the Pump; each is set at most once.
@@ -115,6 +119,11 @@ impl Outbox {
     pub fn notify_drainers(&mut self) {
         let op = self.wait(Waiting::Notify);
         self.effects.push_back(Effect::NotifyDrainers { op });
+    }
+
+    pub fn list_drainers(&mut self, why: Waiting) {
+        let op = self.wait(why);
+        self.effects.push_back(Effect::ListDrainers { op });
     }
 
     /// Where the log pushes its requests.

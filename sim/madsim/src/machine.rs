@@ -57,7 +57,8 @@ impl Machine for Watched {
             | Input::IndexDone { op, .. }
             | Input::TsoDone { op, .. }
             | Input::StatusDone { op, .. }
-            | Input::NotifyDone { op, .. } => {
+            | Input::NotifyDone { op, .. }
+            | Input::DrainersDone { op, .. } => {
                 self.completed(*op);
                 (6, op.raw())
             }
@@ -80,7 +81,8 @@ impl Machine for Watched {
             | Effect::Index { op, .. }
             | Effect::GetTso { op }
             | Effect::PutStatus { op, .. }
-            | Effect::NotifyDrainers { op } => {
+            | Effect::NotifyDrainers { op }
+            | Effect::ListDrainers { op } => {
                 self.asked(*op);
                 (1, op.raw())
             }

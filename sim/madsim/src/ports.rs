@@ -154,6 +154,13 @@ impl driver::Ports<Watched> for Ports {
                 };
                 self.call(op, work, move |result| Input::NotifyDone { op, result });
             }
+            Effect::ListDrainers { op } => {
+                let work = async move {
+                    world.pause(1, 200).await;
+                    Ok(Vec::new())
+                };
+                self.call(op, work, move |result| Input::DrainersDone { op, result });
+            }
             Effect::WriteReply { write, result } => {
                 let reply = self.calls.writes.remove(&write).expect("a write is answered once");
                 if reply.send(result).is_err() {

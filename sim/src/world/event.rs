@@ -61,6 +61,11 @@ pub enum Ev {
         inc: u32,
         op: OpId,
     },
+    PumpListDrainers {
+        node: usize,
+        inc: u32,
+        op: OpId,
+    },
     /// Somebody looks after a Pump that is read-only.
     Supervise {
         node: usize,
@@ -154,6 +159,7 @@ impl Ev {
             Self::PumpTso { op, .. } => (10, op.raw()),
             Self::PumpPut { op, .. } => (11, op.raw()),
             Self::PumpNotify { op, .. } => (12, op.raw()),
+            Self::PumpListDrainers { op, .. } => (60, op.raw()),
             Self::Supervise { node, .. } => (13, *node as u64),
             Self::TxnBegin { txn } => (14, *txn as u64),
             Self::TxnStep { txn, .. } => (15, *txn as u64),

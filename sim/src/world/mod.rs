@@ -164,6 +164,7 @@ impl World {
             Ev::PumpTso { node, inc, op } => self.pump_tso(node, inc, op),
             Ev::PumpPut { node, inc, op, status } => self.pump_put(node, inc, op, &status),
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),
+            Ev::PumpListDrainers { node, inc, op } => self.pump_list_drainers(node, inc, op),
             Ev::Supervise { node, inc } => self.supervise(node, inc),
             Ev::TxnBegin { txn } => self.txn_begin(txn),
             Ev::TxnStep { txn, step } => self.txn_step(txn, step),

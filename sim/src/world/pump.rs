@@ -264,6 +264,10 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpNotify { node, inc, op });
             }
+            Effect::ListDrainers { op } => {
+                let wait = self.latency();
+                self.after(wait, Ev::PumpListDrainers { node, inc, op });
+            }
             Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
             Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
                 self.item_sent(node, stream, start_ts, commit_ts, payload);
@@ -430,6 +434,16 @@ impl World {
     fn notify_done(&mut self, node: usize, inc: u32, op: OpId, result: Result<(), IoFault>) {
         let wait = self.latency();
         self.after(wait, Ev::PumpInput { node, inc, input: Box::new(Input::NotifyDone { op, result }) });
+    }
+
+    pub(super) fn pump_list_drainers(&mut self, node: usize, inc: u32, op: OpId) {
+        let result = if self.now < self.registry_down {
+            Err(IoFault::Unavailable("registry".to_owned()))
+        } else {
+            self.registry.list(Kind::Drainer).map_err(IoFault::Unavailable)
+        };
+        let wait = self.latency();
+        self.after(wait, Ev::PumpInput { node, inc, input: Box::new(Input::DrainersDone { op, result }) });
     }
 
     /// The Drainer answered a call of Notify, or the call timed out.

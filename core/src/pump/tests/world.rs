@@ -58,6 +58,8 @@ pub struct World {
     pub ended: BTreeMap<u64, Result<(), Reject>>,
     pub registry: Vec<NodeStatus>,
     pub notified: u32,
+    /// What the registry says of the Drainers.
+    pub drainers: Vec<NodeStatus>,
     pub notices: Vec<(Level, String)>,
     pub faults: Vec<String>,
     pub stopped: bool,
@@ -117,6 +119,7 @@ impl World {
             ended: BTreeMap::new(),
             registry: Vec::new(),
             notified: 0,
+            drainers: Vec::new(),
             notices: Vec::new(),
             faults: Vec::new(),
             stopped: false,
@@ -164,6 +167,10 @@ impl World {
                 Effect::NotifyDrainers { op } => {
                     self.notified += 1;
                     answers.push(Input::NotifyDone { op, result: check(self.broken.notify) });
+                }
+                Effect::ListDrainers { op } => {
+                    let result = check(self.broken.registry).map(|()| self.drainers.clone());
+                    answers.push(Input::DrainersDone { op, result });
                 }
                 Effect::WriteReply { write, result } => {
                     assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
