@@ -92,10 +92,10 @@ mod lane {
                 "client gave up",
                 "answer to a client that gave up",
                 "dropped",
-                "item of a closed source",
                 "killed while stopping",
                 "notified",
                 "refused",
+                "source closed",
                 "status",
                 "stopped consistently",
                 "stream broken",
@@ -117,8 +117,8 @@ mod lane {
     fn an_answer_of_the_sink_lost_on_its_way_is_noticed() {
         let panic = std::panic::catch_unwind(|| {
             run(1, |world| async {
-                world.lose.store(20, std::sync::atomic::Ordering::Relaxed);
-                drainer::lives(world).await;
+                world.lose.store(5, std::sync::atomic::Ordering::Relaxed);
+                drainer::held_back(world, false).await;
             })
         });
         let panic = panic.expect_err("one completion is missing");

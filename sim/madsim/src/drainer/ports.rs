@@ -205,7 +205,7 @@ async fn pull(
     if world.with(|s| s.rng.percent(10)) {
         return Err("injected: connection refused".to_owned());
     }
-    let mut growth = world.with(|s| s.growth.subscribe());
+    let growth = world.with(|s| s.growth.clone());
     let mut at = world.with(|s| s.pumps[pump].items.partition_point(|(ts, _)| *ts <= last.raw()));
     let mut taken = 0;
     loop {
@@ -213,12 +213,11 @@ async fn pull(
             return Ok(());
         }
         let payload = loop {
+            let grown = growth.notified();
             if let Some((_, payload)) = world.with(|s| s.pumps[pump].items.get(at).cloned()) {
                 break payload;
             }
-            if growth.changed().await.is_err() {
-                return Ok(());
-            }
+            grown.await;
         };
         if world.with(|s| s.rng.below(200)) == 0 {
             world.count("stream broken");

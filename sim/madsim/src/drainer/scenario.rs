@@ -82,8 +82,8 @@ pub async fn held_back(world: Arc<World>, stop: bool) {
     }
     world.stall(true);
     let before = world.with(|s| s.handed_in);
-    for n in 0..2_000 {
-        commit(&world, n % 2, 1_000);
+    for n in 0..3_000 {
+        commit(&world, n % 2, 4_000);
     }
     sleep(Duration::from_secs(10)).await;
     let handed_in = world.with(|s| s.handed_in) - before;

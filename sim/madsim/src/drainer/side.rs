@@ -11,7 +11,8 @@ use binlog_runtime::status::Asker;
 use binlog_sim::rng::Rng;
 use binlog_sim::sink::{Done, Downstream, Way};
 use bytes::Bytes;
-use tokio::sync::watch;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 pub type World = Any<DrainerSide>;
 
@@ -32,8 +33,8 @@ pub struct PumpLog {
 
 pub struct DrainerSide {
     pub pumps: Vec<PumpLog>,
-    /// Rises with every item: sources that have sent all wait here.
-    pub growth: watch::Sender<u64>,
+    /// With every item: sources that have sent all wait here. (A `watch` wakes its receivers in an order of its own.)
+    pub growth: Arc<Notify>,
     pub entry: Option<NodeStatus>,
     /// The process of this life knows that an entry of its own is there.
     pub registered: bool,
@@ -50,14 +51,14 @@ pub struct DrainerSide {
 }
 
 pub const PUMPS: usize = 3;
-/// Bytes of payload that the Drainer may hold: little, so that sources are held back all the time.
-pub const MEMORY: u64 = 64 << 10;
+/// Bytes of payload that the Drainer may hold: the least that it takes for so many Pumps, 1 MiB each.
+pub const MEMORY: u64 = (PUMPS as u64) << 20;
 
 impl Side for DrainerSide {
     fn new(root: &Rng) -> Self {
         Self {
             pumps: (0..PUMPS).map(|_| PumpLog::default()).collect(),
-            growth: watch::Sender::new(0),
+            growth: Arc::new(Notify::new()),
             entry: None,
             registered: false,
             jobs: Vec::new(),

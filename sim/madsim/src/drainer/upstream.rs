@@ -55,7 +55,7 @@ pub fn commit(world: &World, pump: usize, size: usize) {
         }
         s.truth.push(done);
         s.pumps[pump].items.push((commit, binlog.encode_to_vec().into()));
-        s.growth.send_modify(|n| *n += 1);
+        s.growth.notify_waiters();
     });
 }
 
@@ -71,7 +71,7 @@ pub async fn pump(world: Arc<World>, n: usize) {
         let ts = world.tso();
         world.with(|s| {
             s.pumps[n].items.push((ts.raw(), fake(ts)));
-            s.growth.send_modify(|n| *n += 1);
+            s.growth.notify_waiters();
         });
     }
 }
