@@ -69,8 +69,7 @@ fn anonymous(dir: &Path, ca: &str) -> Security {
     std::fs::create_dir_all(dir).unwrap();
     let path = dir.join("ca.pem");
     std::fs::write(&path, ca).unwrap();
-    let settings =
-        SecuritySettings { ca: path.display().to_string(), identity: None, allowed_cn: Vec::new() };
+    let settings = SecuritySettings { ca: path.display().to_string(), identity: None, allowed_cn: Vec::new() };
     load(&settings)
 }
 
@@ -155,9 +154,7 @@ async fn client_certificates_and_their_names() {
     // Names of authorities are in the list: they must not count (trap T34).
     let allowed = ["binlog", "tidb.example", "ca", "binlog-middle"];
     let address = node(load(&files.settings(&allowed)), None).await;
-    let client = |name: &str, leaf: &Leaf| {
-        load(&NodeFiles::new(&dir.path().join(name), &ca.pem(), leaf).settings(&[]))
-    };
+    let client = |name: &str, leaf: &Leaf| load(&NodeFiles::new(&dir.path().join(name), &ca.pem(), leaf).settings(&[]));
     for (name, leaf) in [
         ("common", ca.leaf("binlog", &[])),
         ("alternative", ca.leaf("x", &["y", "tidb.example"])),
@@ -247,7 +244,11 @@ fn bad_files_name_key_and_path() {
     assert!(error().contains("could not load client key pair: "), "{}", error());
     for (damage, key, path) in [("cert", "security.ssl-cert", "cert.pem"), ("key", "security.ssl-key", "key.pem")] {
         files.set_leaf(&leaf);
-        if damage == "cert" { files.set_cert("") } else { files.set_key("") }
+        if damage == "cert" {
+            files.set_cert("")
+        } else {
+            files.set_key("")
+        }
         let want = format!("{key}: could not load client key pair: {}: ", files.path(path));
         assert!(error().starts_with(&want), "{}", error());
         std::fs::remove_file(files.path(path)).unwrap();
@@ -266,11 +267,9 @@ async fn http1_and_clients_without_alpn() {
     let get = b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let http2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let http1: &[u8] = b"http/1.1";
-    for (alpn, chosen) in [
-        (vec![], None),
-        (vec![http1], Some(http1)),
-        (vec![b"h2".as_slice(), http1], Some(b"h2".as_slice())),
-    ] {
+    for (alpn, chosen) in
+        [(vec![], None), (vec![http1], Some(http1)), (vec![b"h2".as_slice(), http1], Some(b"h2".as_slice()))]
+    {
         // What is spoken counts, not what was agreed.
         let (answer, got) = raw_tls(&address, &ca.pem(), &alpn, get).await;
         assert_eq!(got.as_deref(), chosen);

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// A line about refused peers at most this often.
-pub(crate) const SAY_EVERY: Duration = Duration::from_secs(10);
+pub const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long a refused peer may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
 /// What is read from it meanwhile, at most.
@@ -29,7 +29,7 @@ const HTTP1_REFUSAL: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/pl
 const HTTP2_REFUSAL: &[u8] = b"this port speaks TLS; connect with https and the cluster's CA";
 
 /// The handshakes of one listener.
-pub(crate) struct Handshakes {
+pub struct Handshakes {
     security: Security,
     said: Mutex<Said>,
 }
@@ -42,10 +42,12 @@ struct Said {
 }
 
 impl Handshakes {
+    #[must_use]
     pub fn new(security: Security) -> Self {
         Self { security, said: Mutex::default() }
     }
 
+    #[must_use]
     pub const fn is_tls(&self) -> bool {
         self.security.is_tls()
     }

@@ -8,7 +8,7 @@
 //!
 //! [`Security`] is made once by the process's main and handed to [`crate::server`] and to every client of this crate.
 
-pub(crate) mod accept;
+pub mod accept;
 pub(crate) mod dial;
 mod names;
 
