@@ -82,6 +82,19 @@ async fn refused(address: &str, security: &Security) -> String {
     write(address, security).await.unwrap_err().to_string()
 }
 
+/// Refused by the peer with this alert. It follows the handshake (TLS 1.3), and a call that begins after the connection was closed
+/// reports only that: then once more.
+async fn refused_with(address: &str, security: &Security, alert: &str) {
+    for _ in 0..100 {
+        let error = refused(address, security).await;
+        if error.contains(alert) {
+            return;
+        }
+        assert!(error.contains("connection closed"), "{error}, expected {alert}");
+    }
+    panic!("100 attempts did not show {alert}");
+}
+
 /// Sends `request` over a connection of our own with this ALPN; everything that comes back.
 async fn raw_tls(address: &str, ca: &str, alpn: &[&[u8]], request: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut roots = RootCertStore::empty();
@@ -170,11 +183,9 @@ async fn client_certificates_and_their_names() {
         ("expired", ca.expired("binlog", &[]), "CertificateExpired"),
         ("authority", other.leaf("binlog", &[]), "UnknownCA"),
     ] {
-        let e = refused(&address, &client(name, &leaf)).await;
-        assert!(e.contains(alert), "{name}: {e}");
+        refused_with(&address, &client(name, &leaf), alert).await;
     }
-    let e = refused(&address, &anonymous(&dir.path().join("none"), &ca.pem())).await;
-    assert!(e.contains("CertificateRequired"), "{e}");
+    refused_with(&address, &anonymous(&dir.path().join("none"), &ca.pem()), "CertificateRequired").await;
     // The port still works.
     write(&address, &client("again", &ca.leaf("binlog", &[]))).await.unwrap();
 }
@@ -203,14 +214,14 @@ async fn certificate_and_ca_are_replaced_while_it_runs() {
     peer.set_ca(&(old.pem() + &new.pem()));
     write(&address, &client).await.unwrap();
     peer.set_leaf(&new.leaf("binlog", &[]));
-    let e = refused(&address, &client).await;
-    assert!(e.contains("UnknownCA"), "the server's CA is still the old one: {e}");
+    // The server's CA is still the old one.
+    refused_with(&address, &client, "UnknownCA").await;
     server.set_ca(&new.pem());
     peer.set_ca(&new.pem());
     write(&address, &client).await.unwrap();
     peer.set_leaf(&old.leaf("binlog", &[]));
-    let e = refused(&address, &client).await;
-    assert!(e.contains("UnknownCA"), "what the old CA signed is refused at once: {e}");
+    // What the old CA signed is refused at once.
+    refused_with(&address, &client, "UnknownCA").await;
 
     // Broken, empty and absent files keep what was good.
     peer.set_leaf(&new.leaf("binlog", &[]));
@@ -292,8 +303,7 @@ async fn plaintext_clients_are_told() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.0 400") && answer.contains("this port speaks TLS"), "{answer}");
 
-    let e = refused(&address, &Security::plaintext()).await;
-    assert!(e.contains("INADEQUATE_SECURITY") || e.contains("security"), "{e}");
+    refused_with(&address, &Security::plaintext(), "this port speaks TLS").await;
     // Other noise, and silence, only end.
     for noise in [&b"\0\0\0"[..], b""] {
         let mut stream = TcpStream::connect(&address).await.unwrap();
