@@ -73,7 +73,7 @@ impl Handshakes {
         match TlsAcceptor::from(server).accept(stream).await {
             Ok(stream) => Some(stream),
             Err(e) => {
-                self.say(peer, &e.to_string());
+                self.say(peer, &reason(&e));
                 None
             }
         }
@@ -92,6 +92,15 @@ impl Handshakes {
         };
         *said = Said { last: Some(Instant::now()), kept: 0 };
         tracing::warn!("TLS handshake with {peer} failed: {why}{others}");
+    }
+}
+
+/// The refusal of a name in its own words: the library shows the inner error's `Debug` form.
+fn reason(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => other.0.to_string(),
+        _ => error.to_string(),
     }
 }
 
