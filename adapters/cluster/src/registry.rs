@@ -4,6 +4,8 @@
 //! deep (one bad key there stops every TiDB); reads are linearizable (rules 7: membership); nothing is deleted.
 //! A server that was away is reconnected to; the addresses follow etcd's member list. Called by the drivers.
 
+pub mod watch;
+
 use crate::error::{BadAddress, RegistryError};
 use crate::tls::Security;
 use crate::transport;
