@@ -42,6 +42,9 @@ pub enum Waiting {
     TsoForFake,
     Status,
     Notify,
+    TsoForDemand,
+    /// Entries of the index for `/debug/binlog`, by call.
+    Inspect(u64),
     /// Entries of the Drainers, for GC.
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
@@ -60,6 +63,10 @@ pub enum Timer {
     Registry,
     Notify,
     StopLimit,
+    /// The next fake on demand.
+    Demand,
+    /// The next step of going offline.
+    Closing,
 }
 
 #[derive(Debug, Default)]
