@@ -39,6 +39,7 @@ fn config(rng: &mut Rng, profile: Profile) -> Config {
     }
     c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
     c.txn_batch = [1, 5, 20][rng.index(3)];
+    c.demand_ms = [0, 20, 100][rng.index(3)];
     c
 }
 

@@ -88,6 +88,8 @@ settings! {
     /// 0 or 1.
     sync_log = 1,
     fake_ms = 300,
+    /// Interval of fakes on demand; 0: none.
+    demand_ms = 100,
     heartbeat_ms = 2_000,
     /// One-way latency of links.
     net_min_us = 100,

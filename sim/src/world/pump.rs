@@ -143,6 +143,7 @@ impl World {
             max_batch_records: usize::try_from(c.max_batch_records).unwrap_or(1),
             sync_log: c.sync_log == 1,
             fake_interval_ms: c.fake_ms,
+            fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
             stop_write_at_available_space: 1 << 20,
             max_payload_bytes: 8 << 20,
@@ -273,6 +274,7 @@ impl World {
                 self.item_sent(node, stream, start_ts, commit_ts, payload);
             }
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
+            Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
             Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
             Effect::Stopped => {
