@@ -47,8 +47,6 @@ canaries! {
     AcceptWhenPausing = "accept-when-pausing",
     /// Rules 4: a fake's timestamp is this host's idea of PD's clock.
     FakeFromWallClock = "fake-from-wall-clock",
-    /// Rules 7: a source that went offline leaves at once.
-    RemoveSourceEarly = "remove-source-early",
     /// Invariants C1: the checkpoint covers what was handed to the sink.
     CheckpointAtDispatch = "checkpoint-at-dispatch",
     /// Invariants V1: a completion is forgotten.
