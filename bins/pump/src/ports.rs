@@ -193,7 +193,10 @@ async fn notify_drainers(registry: Registry) -> Result<(), IoFault> {
     for drainer in drainers.iter().filter(|d| d.state == NodeState::Online) {
         match pump_client::notify_drainer(&drainer.host).await {
             Ok(()) => tracing::info!(drainer = drainer.node_id, "notified"),
-            Err(error) => failed.push(format!("{} at {}: {error}", drainer.node_id, drainer.host)),
+            Err(error) => {
+                let last = drainer.update_ts;
+                failed.push(format!("{} at {} (updateTS {last}): {error}", drainer.node_id, drainer.host));
+            }
         }
     }
     if failed.is_empty() {
