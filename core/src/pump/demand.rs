@@ -62,9 +62,9 @@ impl Pump {
         self.config.fake_on_demand_ms > 0 && self.may_move_in_memory() && self.pull.is_waiting(self.sorter.watermark())
     }
 
-    /// The proof of rules 4 needs the waiting queue only, so a read-only Pump does it too.
-    const fn may_move_in_memory(&self) -> bool {
-        self.start.is_done() && self.life.has_gc_point() && !self.life.is_stopping() && !self.index_damaged
+    /// Not while read-only: where the log failed during recovery, it holds prewrites and commits that the queue does not know.
+    fn may_move_in_memory(&self) -> bool {
+        self.may_store_own()
     }
 }
 

@@ -46,6 +46,7 @@ pub enum Waiting {
     /// Entries of the index for `/debug/binlog`, by call.
     Inspect(u64),
     /// Entries of the Drainers, for GC.
+    #[allow(dead_code)] // until GC asks
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
     DrainersForOffline,

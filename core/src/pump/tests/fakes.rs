@@ -138,3 +138,25 @@ fn while_pd_is_away_it_is_asked_once_a_second() {
     world.pass_ms(1000);
     assert!(!world.commits(1).is_empty());
 }
+
+/// Found by the simulator: where the log failed during recovery, it holds commits that nobody has read; no timestamp may pass them.
+#[test]
+fn a_pump_that_could_not_recover_its_log_moves_nothing() {
+    let mut world = World::new(PumpConfig { fake_on_demand_ms: 100, fake_interval_ms: 3000, ..config() });
+    world.start();
+    world.written(p(1)).unwrap();
+    world.written(c(1, 2)).unwrap();
+    world.kill(0);
+    world.broken.sync = true;
+    world.start();
+    assert!(world.pump.status().read_only.is_some());
+    world.pull(1, 0, 1 << 20);
+    world.pass_ms(10_000);
+    assert!(world.commits(1).iter().all(|ts| *ts <= 2), "{:?}", world.commits(1));
+    assert!(world.watermark() <= 2);
+    world.kill(0);
+    world.start();
+    world.pull(1, 0, 1 << 20);
+    world.run();
+    assert_eq!(world.commits(1)[0], 2);
+}

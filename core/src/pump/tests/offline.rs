@@ -20,7 +20,7 @@ fn states(world: &World) -> Vec<NodeState> {
 fn act(world: &mut World, call: u64, action: Action) -> Result<(), NodeState> {
     world.give(Input::Action { call, action });
     world.run();
-    world.actions[&call].clone()
+    world.actions[&call]
 }
 
 fn waits_for(world: &World) -> String {
