@@ -58,7 +58,7 @@ async fn paused_by_http_online_again_then_offline_when_the_drainer_has_everythin
     let work = WorkDir::new("life").unwrap();
     let standin = cluster(&work).await;
     let (shared, id) = (&standin.shared, standin.shared.cluster_id());
-    let registry = Registry::new(&[shared.pd_url.clone()]).unwrap();
+    let registry = Registry::new(std::slice::from_ref(&shared.pd_url)).unwrap();
     let mut node = Node::new(work.path(), "pump1", &shared.pd_url, CONFIG);
     node.start().await;
 
@@ -123,7 +123,7 @@ async fn close_is_cancelled_by_action_and_by_signal() {
     let work = WorkDir::new("cancel").unwrap();
     let standin = cluster(&work).await;
     let shared = &standin.shared;
-    let registry = Registry::new(&[shared.pd_url.clone()]).unwrap();
+    let registry = Registry::new(std::slice::from_ref(&shared.pd_url)).unwrap();
     registry.put(NodeKind::Drainer, &drainer("d1", NodeState::Paused, 1)).await.unwrap();
     let mut node = Node::new(work.path(), "pump1", &shared.pd_url, CONFIG);
     node.start().await;
@@ -206,7 +206,7 @@ async fn every_route_answers_as_the_original_does() {
     assert_eq!((code, kind.as_str()), (200, "application/json; charset=utf-8"));
     assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["state"], "online");
 
-    let registry = Registry::new(&[shared.pd_url.clone()]).unwrap();
+    let registry = Registry::new(std::slice::from_ref(&shared.pd_url)).unwrap();
     assert_eq!(get("/drainers").await, (200, plain.to_owned(), "null\n".to_owned()));
     registry.put(NodeKind::Drainer, &drainer("d1", NodeState::Paused, 1 << 60)).await.unwrap();
     let body = get("/drainers").await.2;

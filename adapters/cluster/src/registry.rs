@@ -179,32 +179,30 @@ impl Registry {
         let value =
             serde_json::to_vec(status).map_err(|e| RegistryError::BadValue { key: key.clone(), why: e.to_string() })?;
         let own = status.token.as_deref();
-        let outcome = self
-            .request("put", |mut kv| {
-                let (key, value) = (key.clone(), value.clone());
-                async move {
-                    let found = kv.get(key.as_str(), None).await?;
-                    let entry = found.kvs().first();
-                    let theirs = entry.and_then(|kv| serde_json::from_slice::<NodeStatus>(kv.value()).ok());
-                    if let Some(theirs) = theirs
-                        && let Some(token) = theirs.token.as_deref()
-                        && Some(token) != own
-                        && Some(token) != over
-                    {
-                        let claimed = RegistryError::Claimed { key, host: theirs.host, state: theirs.state };
-                        return Ok(Err(claimed));
-                    }
-                    // Nobody wrote since we looked, or we look again.
-                    let seen = entry.map_or(0, etcd_client::KeyValue::mod_revision);
-                    let txn = Txn::new()
-                        .when(vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, seen)])
-                        .and_then(vec![TxnOp::put(key.as_str(), value, None)]);
-                    let reply = kv.txn(txn).await?;
-                    Ok(if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) })
+        self.request("put", |mut kv| {
+            let (key, value) = (key.clone(), value.clone());
+            async move {
+                let found = kv.get(key.as_str(), None).await?;
+                let entry = found.kvs().first();
+                let theirs = entry.and_then(|kv| serde_json::from_slice::<NodeStatus>(kv.value()).ok());
+                if let Some(theirs) = theirs
+                    && let Some(token) = theirs.token.as_deref()
+                    && Some(token) != own
+                    && Some(token) != over
+                {
+                    let claimed = RegistryError::Claimed { key, host: theirs.host, state: theirs.state };
+                    return Ok(Err(claimed));
                 }
-            })
-            .await?;
-        outcome
+                // Nobody wrote since we looked, or we look again.
+                let seen = entry.map_or(0, etcd_client::KeyValue::mod_revision);
+                let txn = Txn::new()
+                    .when(vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, seen)])
+                    .and_then(vec![TxnOp::put(key.as_str(), value, None)]);
+                let reply = kv.txn(txn).await?;
+                Ok(if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) })
+            }
+        })
+        .await?
     }
 
     /// Reads the member list at once.

@@ -129,7 +129,7 @@ impl driver::Ports<Pump> for Ports {
                 let registry = self.registry.clone();
                 self.sender.run(async move { registry.list_drainers().await }, move |result| Input::DrainersDone {
                     op,
-                    result: result.map_err(IoFault::from),
+                    result,
                 });
             }
             Effect::WriteReply { write, result } => {
