@@ -43,6 +43,10 @@ canaries! {
     ReconnectFromEmitted = "reconnect-from-emitted",
     /// Rules 7: a source without an item does not hold the merge.
     MergeWithoutAllHeads = "merge-without-all-heads",
+    /// Invariants N1: prewrites are accepted while the node pauses or closes.
+    AcceptWhenPausing = "accept-when-pausing",
+    /// Rules 4: a fake's timestamp is this host's idea of PD's clock.
+    FakeFromWallClock = "fake-from-wall-clock",
     /// Invariants C1: the checkpoint covers what was handed to the sink.
     CheckpointAtDispatch = "checkpoint-at-dispatch",
     /// Invariants V1: a completion is forgotten.

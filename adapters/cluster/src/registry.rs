@@ -188,6 +188,42 @@ impl Registry {
         if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) }
     }
 
+    /// As [`Registry::put`], unless the entry carries a token that is neither ours nor `over` (the one that this process takes over,
+    /// `node::claim`). An entry without a token, or one that cannot be read, is no conflict.
+    ///
+    /// # Errors
+    /// [`RegistryError::Claimed`] when it does; else as [`Registry::put`].
+    pub async fn put_own(&self, kind: NodeKind, status: &NodeStatus, over: Option<&str>) -> Result<(), RegistryError> {
+        let key = key_of(kind, &status.node_id)?;
+        let value =
+            serde_json::to_vec(status).map_err(|e| RegistryError::BadValue { key: key.clone(), why: e.to_string() })?;
+        let own = status.token.as_deref();
+        self.request("put", |mut kv| {
+            let (key, value) = (key.clone(), value.clone());
+            async move {
+                let found = kv.get(key.as_str(), None).await?;
+                let entry = found.kvs().first();
+                let theirs = entry.and_then(|kv| serde_json::from_slice::<NodeStatus>(kv.value()).ok());
+                if let Some(theirs) = theirs
+                    && let Some(token) = theirs.token.as_deref()
+                    && Some(token) != own
+                    && Some(token) != over
+                {
+                    let claimed = RegistryError::Claimed { key, host: theirs.host, state: theirs.state };
+                    return Ok(Err(claimed));
+                }
+                // Nobody wrote since we looked, or we look again.
+                let seen = entry.map_or(0, etcd_client::KeyValue::mod_revision);
+                let txn = Txn::new()
+                    .when(vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, seen)])
+                    .and_then(vec![TxnOp::put(key.as_str(), value, None)]);
+                let reply = kv.txn(txn).await?;
+                Ok(if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) })
+            }
+        })
+        .await?
+    }
+
     /// Reads the member list at once.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! The Pump process: flags, configuration, ports; everything that decides is `binlog_core::pump`.
 
+mod claim;
 mod http;
 mod ports;
 
 use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
-use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::registry::Registry;
 use binlog_cluster::server::{self, Listeners};
 use binlog_cluster::tls::Security;
 use binlog_cluster::unix_socket::SocketListener;
@@ -84,13 +85,14 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     );
     // From here on a signal ends the process in order, also while PD is away.
     let mut signalled = tokio::spawn(signals::shutdown());
-    let (pd, registry, previous) = tokio::select! {
+    let token = format!("{}-{:016x}", identity.token(), random()?);
+    let (pd, registry, claimed) = tokio::select! {
         biased;
         signal = &mut signalled => {
             say_signal(signal);
             return Ok(0);
         }
-        known = ask_cluster(&config.pd_urls, &security, &node_id) => known?,
+        known = ask_cluster(&config, &security, &node_id, &token) => known?,
     };
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
@@ -100,19 +102,28 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
-        if say_signal(signalled.await) {
+        let mut signal = signalled.await;
+        // Whoever sends a second one is impatient: the machine knows what that means.
+        while say_signal(signal) {
             on_signal.complete(Input::Shutdown);
+            signal = Ok(signals::shutdown().await);
         }
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
-    let router = http::router(registry.clone(), pd.clone(), asker);
+    let router = http::router(http::Surface {
+        node_id: node_id.clone(),
+        registry: registry.clone(),
+        pd: pd.clone(),
+        asker,
+        sender: sender.clone(),
+    });
     let listeners = Listeners { tcp: listener, security, unix };
     let serving = tokio::spawn(server::serve_on(listeners, Routes::new(handle.service(limit)), router, async {
         let _ = serving_stopped.await;
     }));
 
-    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
+    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let mut ports = Ports {
@@ -122,9 +133,11 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         })?,
         pd,
         registry,
+        takes_over: claimed.over,
         sender: sender.clone(),
         answerer,
         calls: ports::Calls::default(),
+        code: 0,
     };
     sender.complete(Input::Start);
     let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
@@ -141,16 +154,17 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 
 /// What must be known before the machine starts; waits while PD is away.
 async fn ask_cluster(
-    pd_urls: &[String],
+    config: &PumpSettings,
     security: &Security,
     node_id: &NodeId,
-) -> anyhow::Result<(PdClient, Registry, Option<NodeStatus>)> {
+    token: &str,
+) -> anyhow::Result<(PdClient, Registry, claim::Claimed)> {
+    let pd_urls = &config.pd_urls;
     let pd = retry::forever("connect to PD", || PdClient::connect_with(pd_urls, security)).await;
     tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
     let registry = Registry::with_security(pd_urls, security)?;
-    let entry = || registry.get(NodeKind::Pump, node_id.as_str());
-    let previous = retry::forever("read this node's registry entry", entry).await;
-    Ok((pd, registry, previous))
+    let claimed = claim::claim(&registry, node_id.as_str(), token, config.heartbeat_ms).await?;
+    Ok((pd, registry, claimed))
 }
 
 /// Says which signal came; `false` when signals cannot be waited for.
@@ -168,6 +182,7 @@ fn machine_config(
     node_id: NodeId,
     pd: &PdClient,
     identity: &DirIdentity,
+    token: String,
     previous: Option<&NodeStatus>,
 ) -> anyhow::Result<PumpConfig> {
     let previous = previous.map(|status| status.state);
@@ -178,19 +193,24 @@ fn machine_config(
         advertise_addr: config.advertise_addr.clone(),
         cluster: pd.cluster_id(),
         node_uuid: identity.uuid,
-        token: identity.token(),
-        seed: getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?,
+        token,
+        seed: random()?,
         segment_bytes: config.segment_bytes,
         max_batch_bytes: MAX_BATCH_BYTES,
         max_batch_records: MAX_BATCH_RECORDS,
         sync_log: config.sync_log,
         fake_interval_ms: config.fake_interval_ms,
+        fake_on_demand_ms: config.fake_on_demand_ms,
         heartbeat_ms: config.heartbeat_ms,
         stop_write_at_available_space: config.stop_write_bytes,
         max_payload_bytes: usize::try_from(config.max_message_bytes)?,
         previous,
         wiped_directory_tso_needed: registered,
     })
+}
+
+fn random() -> anyhow::Result<u64> {
+    getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
 }
 
 /// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.

@@ -4,31 +4,56 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
 use binlog_cluster::pump_service::{PullItem, PullSender, PumpEvent, WriteReply};
 use binlog_cluster::registry::{NodeKind, Registry};
-use binlog_core::fault::IoFault;
+use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{StreamId, WriteId};
 use binlog_core::node::status::NodeState;
 use binlog_core::pump::effect::{Effect, Level};
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::{Class, Pump};
 use binlog_core::pump::status::PumpStatus;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
 use binlog_storage::index_store::IndexStore;
 use binlog_storage::log_files::LogFiles;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use tokio::sync::oneshot;
+
+/// Exit code when another process claimed the node id: not 0, so that a supervisor says so.
+const CLAIMED: u8 = 1;
 
 /// What comes in from outside, with the means to answer.
 pub enum Request {
     Event(PumpEvent),
+    /// `PUT /state`; refused with the state.
+    Action {
+        action: Action,
+        reply: oneshot::Sender<Result<(), NodeState>>,
+    },
+    /// `GET /debug/binlog`.
+    ReadBinlog {
+        ts: u64,
+        reply: oneshot::Sender<Result<Bytes, String>>,
+    },
 }
 
 /// Calls and streams that wait for the machine.
 #[derive(Default)]
 pub struct Calls {
     last_write: u64,
+    last_call: u64,
+    actions: BTreeMap<u64, oneshot::Sender<Result<(), NodeState>>>,
+    look_ups: BTreeMap<u64, oneshot::Sender<Result<Bytes, String>>>,
     writes: BTreeMap<WriteId, WriteReply>,
     streams: BTreeMap<StreamId, PullSender>,
+}
+
+impl Calls {
+    const fn next(&mut self) -> u64 {
+        self.last_call += 1;
+        self.last_call
+    }
 }
 
 pub struct Ports {
@@ -36,15 +61,32 @@ pub struct Ports {
     pub index: IndexStore,
     pub pd: PdClient,
     pub registry: Registry,
+    /// Token in the registry entry that this process replaces.
+    pub takes_over: Option<String>,
     pub sender: Sender<Input, Request>,
     pub answerer: Answerer<PumpStatus>,
     pub calls: Calls,
+    /// The exit code: not 0 when another process claimed the node id.
+    pub code: u8,
 }
 
 impl driver::Ports<Pump> for Ports {
     type Request = Request;
 
-    fn admit(&mut self, Request::Event(event): Request) -> Option<Input> {
+    fn admit(&mut self, request: Request) -> Option<Input> {
+        let event = match request {
+            Request::Event(event) => event,
+            Request::Action { action, reply } => {
+                let call = self.calls.next();
+                self.calls.actions.insert(call, reply);
+                return Some(Input::Action { call, action });
+            }
+            Request::ReadBinlog { ts, reply } => {
+                let call = self.calls.next();
+                self.calls.look_ups.insert(call, reply);
+                return Some(Input::ReadBinlog { call, ts });
+            }
+        };
         Some(match event {
             PumpEvent::Write { cluster_id, payload, reply } => {
                 self.calls.last_write += 1;
@@ -75,10 +117,9 @@ impl driver::Ports<Pump> for Ports {
                 self.sender.run(async move { pd.tso().await }, move |result| Input::TsoDone { op, result });
             }
             Effect::PutStatus { op, status } => {
-                let registry = self.registry.clone();
-                self.sender.run(async move { registry.put(NodeKind::Pump, &status).await }, move |result| {
-                    Input::StatusDone { op, result }
-                });
+                let (registry, over) = (self.registry.clone(), self.takes_over.clone());
+                let put = async move { registry.put_own(NodeKind::Pump, &status, over.as_deref()).await };
+                self.sender.run(put, move |result| Input::StatusDone { op, result });
             }
             Effect::NotifyDrainers { op } => {
                 let registry = self.registry.clone();
@@ -88,7 +129,7 @@ impl driver::Ports<Pump> for Ports {
                 let registry = self.registry.clone();
                 self.sender.run(async move { registry.list_drainers().await }, move |result| Input::DrainersDone {
                     op,
-                    result: result.map_err(IoFault::from),
+                    result,
                 });
             }
             Effect::WriteReply { write, result } => {
@@ -108,10 +149,26 @@ impl driver::Ports<Pump> for Ports {
                     items.end(result);
                 }
             }
-            Effect::Fault(fault) => tracing::error!("{fault}"),
+            Effect::ActionReply { call, result } => {
+                if let Some(reply) = self.calls.actions.remove(&call) {
+                    // Whoever asked may have gone away, here and below.
+                    let _ = reply.send(result);
+                }
+            }
+            Effect::BinlogRead { call, result } => {
+                if let Some(reply) = self.calls.look_ups.remove(&call) {
+                    let _ = reply.send(result);
+                }
+            }
+            Effect::Fault(fault) => {
+                if matches!(fault, Fault::Claimed(_)) {
+                    self.code = CLAIMED;
+                }
+                tracing::error!("{fault}");
+            }
             Effect::Notice { level: Level::Info, text } => tracing::info!("{text}"),
             Effect::Notice { level: Level::Warn, text } => tracing::warn!("{text}"),
-            Effect::Stopped => return ControlFlow::Break(0),
+            Effect::Stopped => return ControlFlow::Break(self.code),
         }
         ControlFlow::Continue(())
     }
@@ -136,7 +193,10 @@ async fn notify_drainers(registry: Registry) -> Result<(), IoFault> {
     for drainer in drainers.iter().filter(|d| d.state == NodeState::Online) {
         match pump_client::notify_drainer(&drainer.host, registry.security()).await {
             Ok(()) => tracing::info!(drainer = drainer.node_id, "notified"),
-            Err(error) => failed.push(format!("{} at {}: {error}", drainer.node_id, drainer.host)),
+            Err(error) => {
+                let last = drainer.update_ts;
+                failed.push(format!("{} at {} (updateTS {last}): {error}", drainer.node_id, drainer.host));
+            }
         }
     }
     if failed.is_empty() {

@@ -43,6 +43,13 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "seconds between fake binlogs when idle (default 3)",
     ),
+    Key::new(
+        "fake-on-demand-interval",
+        "fake-on-demand-interval",
+        Kind::Int,
+        Honoured,
+        "milliseconds between fake binlogs while a Drainer waits, 0: none (default 100)",
+    ),
     Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
     Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
     Key::new("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
@@ -87,6 +94,7 @@ pub struct PumpSettings {
     pub node_id: Option<NodeId>,
     pub heartbeat_ms: u64,
     pub fake_interval_ms: u64,
+    pub fake_on_demand_ms: u64,
     pub max_message_bytes: u64,
     pub sync_log: bool,
     pub segment_bytes: u64,
@@ -137,6 +145,7 @@ impl PumpSettings {
             node_id,
             heartbeat_ms: heartbeat.saturating_mul(1000),
             fake_interval_ms: s.at_least("gen-binlog-interval", 1, 3)?.saturating_mul(1000),
+            fake_on_demand_ms: s.at_least("fake-on-demand-interval", 0, 100)?,
             max_message_bytes: s.at_least("max-message-size", 1, DEFAULT_MAX_MESSAGE)?,
             sync_log: s.bool("storage.sync-log").unwrap_or(true),
             segment_bytes,
@@ -168,7 +177,7 @@ mod tests {
         assert_eq!(s.addr, "10.0.0.7:8250");
         assert_eq!(s.advertise_addr, s.addr);
         assert_eq!(s.pd_urls, ["http://127.0.0.1:2379"]);
-        assert_eq!((s.heartbeat_ms, s.fake_interval_ms), (2000, 3000));
+        assert_eq!((s.heartbeat_ms, s.fake_interval_ms, s.fake_on_demand_ms), (2000, 3000, 100));
         assert_eq!(s.stop_write_bytes, 10_737_418_240);
         assert!(s.sync_log);
     }
@@ -184,6 +193,7 @@ mod tests {
             ("pd-urls", "https://x:1"),
             ("node-id", "a/b"),
             ("gen-binlog-interval", "0"),
+            ("fake-on-demand-interval", "-1"),
             ("heartbeat-interval", "-1"),
             ("max-message-size", "0"),
             ("storage.segment-size", "1 kib"),

@@ -282,6 +282,12 @@ impl Indexer {
         self.flush.sync == Sync::Done
     }
 
+    /// A change is on its way that was judged by the watermark of when it was sent.
+    #[must_use]
+    pub const fn is_applying(&self) -> bool {
+        self.applying.is_some()
+    }
+
     /// Everything that is durable in the log has been applied.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -343,7 +349,7 @@ impl Indexer {
             end = batch.end;
         }
         // A sync also covers a watermark that moved since the last apply.
-        let must_store = self.flush.sync == Sync::Wanted && self.stored_watermark != view.watermark;
+        let must_store = self.flush.sync == Sync::Wanted && self.stored_watermark != view.logged;
         let only_flushed_end = self
             .extra
             .iter()
@@ -364,10 +370,10 @@ impl Indexer {
         if end != LogPtr::default() {
             changes.push(put(key::META_INDEXED_END, encode_ptr(end)));
         }
-        changes.push(put(key::META_WATERMARK, encode_u64(view.watermark.raw())));
+        changes.push(put(key::META_WATERMARK, encode_u64(view.logged.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;
         let Folded { places, references, gc, .. } = folded;
-        Some(Applying { changes, places, references, end, watermark: view.watermark, gc, bytes, rotated })
+        Some(Applying { changes, places, references, end, watermark: view.logged, gc, bytes, rotated })
     }
 
     fn begin_flush(&mut self, now: MonoTime) -> bool {

@@ -30,6 +30,9 @@ pub const META_GC_NEEDED: &[u8] = b"meta/gc_point_needed";
 /// Present: this node has not yet told every Drainer that it exists (spec pump 4.4).
 pub const META_NOTIFY: &[u8] = b"meta/notify_pending";
 
+/// Present: this node was asked to go offline and has not been (design 3.5).
+pub const META_CLOSING: &[u8] = b"meta/closing";
+
 const COMMIT: &[u8] = b"commit/";
 const START: &[u8] = b"start/";
 const UNDECIDED: &[u8] = b"undecided/";

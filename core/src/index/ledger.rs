@@ -50,7 +50,10 @@ pub enum Arrival {
 /// The parts of the watermark that the fold compares with.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct View {
+    /// W: nothing is inserted at or below it.
     pub watermark: CommitTs,
+    /// The logged part of it, which the index keeps.
+    pub logged: CommitTs,
     pub gc: CommitTs,
 }
 

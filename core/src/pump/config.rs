@@ -23,6 +23,8 @@ pub struct PumpConfig {
     pub sync_log: bool,
     /// Idle fakes (spec pump 2.6).
     pub fake_interval_ms: u64,
+    /// At most one fake on demand in so many milliseconds while a stream waits; 0: none (rules 4).
+    pub fake_on_demand_ms: u64,
     pub heartbeat_ms: u64,
     /// Bytes; prewrites are refused at or below it.
     pub stop_write_at_available_space: u64,

@@ -4,7 +4,7 @@
 use crate::fault::{Fault, Reject};
 use crate::ids::{CommitTs, OpId, StreamId, WriteId};
 use crate::index::op::IndexOp;
-use crate::node::status::NodeStatus;
+use crate::node::status::{NodeState, NodeStatus};
 use crate::vlog::op::LogOp;
 use bytes::Bytes;
 
@@ -16,7 +16,8 @@ pub enum Effect {
     Index { op: OpId, request: IndexOp },
     /// Fetch one timestamp from PD.
     GetTso { op: OpId },
-    /// Write this node's registry entry.
+    /// Write this node's registry entry, unless it carries another life's token: then nothing is written and the completion is
+    /// `IoFault::Claimed` (design 3.5).
     PutStatus { op: OpId, status: NodeStatus },
     /// Call `Cistern.Notify` on every Drainer that is online in the registry.
     NotifyDrainers { op: OpId },
@@ -28,6 +29,10 @@ pub enum Effect {
     StreamItem { stream: StreamId, start_ts: i64, commit_ts: CommitTs, payload: [Bytes; 2] },
     /// The stream ends; `Ok` is a clean end.
     StreamEnd { stream: StreamId, result: Result<(), Reject> },
+    /// Answer to an operator's action; refused in this state.
+    ActionReply { call: u64, result: Result<(), NodeState> },
+    /// Answer to a look-up: the payload as it is stored, or why there is none.
+    BinlogRead { call: u64, result: Result<Bytes, String> },
     /// Said once per occurrence; the driver logs it at ERROR and counts it.
     Fault(Fault),
     /// A line for the log, without row values.

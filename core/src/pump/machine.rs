@@ -8,16 +8,21 @@
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
 //! | `recover` | the order of the start |
-//! | `life`, `idle` | registry, shutdown; fakes |
+//! | `life`, `offline` | registry, shutdown; going offline |
+//! | `idle`, `demand` | fakes: logged, and while a stream waits |
+//! | `inspect` | look-ups of single binlogs |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
 //! *written* with `sync-log = false`); the watermark moves only when an index batch was applied.
 
 use super::config::PumpConfig;
+use super::demand::Demand;
 use super::effect::{Effect, Level};
 use super::idle::Idle;
 use super::input::Input;
+use super::inspect::Inspect;
 use super::life::Life;
+use super::offline::Offline;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
@@ -57,7 +62,10 @@ pub struct Pump {
     pub(super) parked: Vec<(StreamId, CommitTs, u64)>,
     pub(super) start: Start,
     pub(super) life: Life,
+    pub(super) offline: Offline,
     pub(super) idle: Idle,
+    pub(super) demand: Demand,
+    pub(super) inspect: Inspect,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
     /// Largest commit timestamp that was accepted.
@@ -106,7 +114,10 @@ impl Pump {
             parked: Vec::new(),
             start: Start::Idle,
             life: Life::new(config.previous),
+            offline: Offline::default(),
             idle: Idle::default(),
+            demand: Demand::default(),
+            inspect: Inspect::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
             tso: None,
@@ -131,8 +142,9 @@ impl Pump {
         }
     }
 
-    fn on_write(&mut self, write: WriteId, cluster_id: u64, payload: Bytes) {
-        let gate = Gate {
+    /// What a write is judged by now.
+    fn gate(&self) -> Gate<'_> {
+        Gate {
             cluster: self.config.cluster,
             not_online: self.life.not_online(self.start.is_done()),
             starting: !self.start.is_done() || !self.life.has_gc_point(),
@@ -142,8 +154,21 @@ impl Pump {
             busy: self.busy(),
             full: self.full(),
             max_payload_bytes: self.config.max_payload_bytes.min(MAX_PAYLOAD),
-        };
-        let result = match write::decide(&gate, cluster_id, &payload) {
+        }
+    }
+
+    /// What a client's probe would be told: for `/health`.
+    #[must_use]
+    pub fn refuses_writes(&self) -> Option<String> {
+        let gate = self.gate();
+        match write::decide(&gate, self.config.cluster.raw(), &[]) {
+            Decision::Reject(reject) => Some(reject.to_string()),
+            Decision::Probe | Decision::Append { .. } => gate.busy.map(|what| Reject::Busy(what).to_string()),
+        }
+    }
+
+    fn on_write(&mut self, write: WriteId, cluster_id: u64, payload: Bytes) {
+        let result = match write::decide(&self.gate(), cluster_id, &payload) {
             Decision::Reject(reject) => Err(reject),
             Decision::Probe => Ok(()),
             Decision::Append { kind, peek } => match self.append_client(write, kind, &peek, payload) {
@@ -257,6 +282,7 @@ impl Pump {
                 self.acknowledge(writes);
                 self.indexer.durable(seq);
             }
+            LogEvent::Read { token, result } if self.inspect_read(token, &result) => {}
             LogEvent::Read { token, result } => self.pull.read_done(token, result, &mut self.out),
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
@@ -285,13 +311,22 @@ impl Pump {
 
     fn on_index(&mut self, op: OpId, result: Result<IndexReply, IoFault>) {
         let is_index = |why| {
-            !matches!(
+            matches!(
                 why,
-                Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::Status | Waiting::Notify
+                Waiting::Meta
+                    | Waiting::LoadUndecided
+                    | Waiting::LoadStarts
+                    | Waiting::LoadCommits
+                    | Waiting::Lookup(_)
+                    | Waiting::Apply
+                    | Waiting::Flush
+                    | Waiting::Scan(_)
+                    | Waiting::Inspect(_)
             )
         };
         let Some(why) = self.out.complete(op, is_index) else { return };
         match (why, result) {
+            (Waiting::Inspect(call), result) => self.inspect_found(call, result),
             (Waiting::Scan(stream), result) => self.pull.scanned(stream, result, &mut self.out),
             (Waiting::Lookup(batch), Ok(IndexReply::Values(values))) => {
                 self.index_works();
@@ -363,8 +398,11 @@ impl Pump {
     }
 
     pub(super) fn move_watermark(&mut self) {
-        if let Some(watermark) = self.sorter.advance() {
-            self.idle.watermark_moved(watermark);
+        let before = self.sorter.logged();
+        let _ = self.sorter.advance();
+        let logged = self.sorter.logged();
+        if logged > before {
+            self.idle.watermark_moved(logged);
         }
     }
 
@@ -373,6 +411,8 @@ impl Pump {
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
+        self.advance_demand();
+        self.answer_actions();
     }
 
     pub(super) fn settle_indexer(&mut self) {
@@ -393,7 +433,7 @@ impl Pump {
         if self.timers.is_set(Timer::IndexRetry) {
             return None;
         }
-        let view = View { watermark: self.sorter.watermark(), gc: self.gc };
+        let view = View { watermark: self.sorter.watermark(), logged: self.sorter.logged(), gc: self.gc };
         let mut faults = Vec::new();
         let sorter = &mut self.sorter;
         let request = self.indexer.poll(&mut self.ledger, view, self.now, &mut faults, &mut |ts| sorter.freeze(ts));
@@ -438,12 +478,17 @@ impl Pump {
                 Timer::Registry => self.write_status(),
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
+                // `settle` asks.
+                Timer::Demand => {}
+                Timer::Closing => self.on_closing_timer(),
             }
         }
     }
 
     fn on_tso(&mut self, op: OpId, result: Result<Tso, IoFault>) {
-        let is_tso = |why| matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake);
+        let is_tso = |why| {
+            matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::TsoForDemand)
+        };
         let Some(why) = self.out.complete(op, is_tso) else { return };
         if let Ok(ts) = result {
             self.tso = Some((ts, self.now));
@@ -451,14 +496,17 @@ impl Pump {
         match why {
             Waiting::TsoForGc => self.on_gc_tso(result),
             Waiting::TsoForFake => self.on_fake_tso(result),
+            Waiting::TsoForDemand => self.on_demand_tso(result),
             _ => {}
         }
     }
 
     /// Routes to GC and to going offline; a late answer is ignored.
-    fn on_drainers(&mut self, op: OpId, _result: Result<Vec<NodeStatus>, IoFault>) {
+    fn on_drainers(&mut self, op: OpId, result: Result<Vec<NodeStatus>, IoFault>) {
         let is_list = |why| matches!(why, Waiting::DrainersForGc | Waiting::DrainersForOffline);
-        self.out.complete(op, is_list);
+        if self.out.complete(op, is_list) == Some(Waiting::DrainersForOffline) {
+            self.on_drainers_for_offline(result);
+        }
     }
 
     fn on_pull_open(&mut self, stream: StreamId, cluster_id: u64, last: CommitTs, credit: u64) {
@@ -512,6 +560,8 @@ impl Machine for Pump {
             Input::NotifyDone { op, result } => self.on_notify_done(op, result),
             Input::DrainersDone { op, result } => self.on_drainers(op, result),
             Input::Space { available, capacity: _ } => self.on_space(available),
+            Input::Action { call, action } => self.on_action(call, action),
+            Input::ReadBinlog { call, ts } => self.read_binlog(call, ts),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),
         }

@@ -1,11 +1,14 @@
 //! The Pump's machine (design 3).
 
 pub mod config;
+mod demand;
 pub mod effect;
 mod idle;
 pub mod input;
+mod inspect;
 mod life;
 pub mod machine;
+pub mod offline;
 mod outbox;
 mod pull;
 mod recover;

@@ -42,7 +42,11 @@ pub enum Waiting {
     TsoForFake,
     Status,
     Notify,
+    TsoForDemand,
+    /// Entries of the index for `/debug/binlog`, by call.
+    Inspect(u64),
     /// Entries of the Drainers, for GC.
+    #[allow(dead_code)] // until GC asks
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
     DrainersForOffline,
@@ -60,6 +64,10 @@ pub enum Timer {
     Registry,
     Notify,
     StopLimit,
+    /// The next fake on demand.
+    Demand,
+    /// The next step of going offline.
+    Closing,
 }
 
 #[derive(Debug, Default)]

@@ -119,6 +119,12 @@ impl Pull {
         }
     }
 
+    /// A consumer has taken everything up to the watermark and could take more.
+    #[must_use]
+    pub fn is_waiting(&self, watermark: CommitTs) -> bool {
+        self.streams.values().any(|stream| stream.credit > 0 && stream.items.is_empty() && stream.sent >= watermark)
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.streams.len()
@@ -184,6 +190,10 @@ impl Pull {
                 }
                 // What is sent makes room for the next reads.
                 let Some(bytes) = stream.send_one(*id, out) else { break };
+                *items_sent += 1;
+                *bytes_sent = bytes_sent.saturating_add(bytes);
+            }
+            if let Some(bytes) = stream.send_fake(*id, watermark, out) {
                 *items_sent += 1;
                 *bytes_sent = bytes_sent.saturating_add(bytes);
             }
@@ -257,6 +267,21 @@ impl Stream {
         let number = self.asked;
         self.asked += 1;
         Some((number, reads))
+    }
+
+    /// Nothing lies between what was sent and the watermark: a fake says so (rules 4), whether it is in the index or not.
+    fn send_fake(&mut self, id: StreamId, watermark: CommitTs, out: &mut Outbox) -> Option<u64> {
+        let at_end = self.items.is_empty() && self.scanning.is_none() && self.scanned == watermark;
+        if !at_end || self.sent >= watermark || self.credit <= 0 {
+            return None;
+        }
+        self.sent = watermark;
+        let payload = item::fake(watermark.tso());
+        let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+        self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let start_ts = watermark.raw().cast_signed();
+        out.effect(Effect::StreamItem { stream: id, start_ts, commit_ts: watermark, payload: [payload, Bytes::new()] });
+        Some(bytes)
     }
 
     /// Sends the next item if it is complete and there is credit; its bytes.

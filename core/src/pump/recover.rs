@@ -117,7 +117,7 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed] = values else {
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing] = values else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };
         let number = |what, raw: &Option<Bytes>| {
@@ -145,7 +145,7 @@ impl Pump {
         let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
         self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
         self.index_is_new = format.is_none();
-        self.life.loaded(gc_needed.is_some(), notify.is_some());
+        self.life.loaded(gc_needed.is_some(), notify.is_some(), closing.is_some());
         let frozen = number("meta/frozen", frozen)?.map(CommitTs::new);
         if let Some(frozen) = frozen {
             let text = format!(
@@ -374,7 +374,7 @@ fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
     IndexOp::Scan { from, to, limit: CHUNK }
 }
 
-const META: [&[u8]; 9] = [
+const META: [&[u8]; 10] = [
     key::META_FORMAT,
     key::META_NODE,
     key::META_INDEXED_END,
@@ -384,6 +384,7 @@ const META: [&[u8]; 9] = [
     key::META_FROZEN,
     key::META_NOTIFY,
     key::META_GC_NEEDED,
+    key::META_CLOSING,
 ];
 
 /// Entries per request while loading.

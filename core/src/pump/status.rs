@@ -1,6 +1,7 @@
 //! What a Pump says of itself: for `/status`, metrics and the simulator.
 
 use super::machine::Pump;
+use super::offline::ClosingStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
@@ -22,6 +23,8 @@ pub struct PumpStatus {
     pub flushed: LogPtr,
     /// Everything up to here can be pulled.
     pub watermark: CommitTs,
+    /// The part of it that a restart knows again: GC and going offline go by it.
+    pub logged_watermark: CommitTs,
     pub gc: CommitTs,
     pub undecided: usize,
     /// The prewrite that has held the watermark back longest, and for how many milliseconds.
@@ -32,7 +35,14 @@ pub struct PumpStatus {
     pub streams: usize,
     pub items_sent: u64,
     pub bytes_sent: u64,
+    /// Logged fakes of this life.
     pub fakes: u64,
+    /// Fakes that only moved the watermark in memory.
+    pub fakes_on_demand: u64,
+    /// What going offline waits for.
+    pub closing: Option<ClosingStatus>,
+    /// Why prewrites are refused; `null`: they are accepted.
+    pub refuses_writes: Option<String>,
     pub space_available: u64,
     pub space_writable: bool,
     pub read_only: Option<String>,
@@ -57,6 +67,7 @@ impl Pump {
             indexed: self.indexer.indexed_end(),
             flushed: self.indexer.flushed_end(),
             watermark: self.sorter.watermark(),
+            logged_watermark: self.sorter.logged(),
             gc: self.gc,
             undecided: self.sorter.undecided(),
             oldest_undecided: self.sorter.oldest().map(|(ts, since)| (ts, self.now.millis_since(since))),
@@ -66,6 +77,9 @@ impl Pump {
             items_sent: self.pull.items_sent,
             bytes_sent: self.pull.bytes_sent,
             fakes: self.idle.fakes,
+            fakes_on_demand: self.demand.fakes,
+            closing: self.closing_status(),
+            refuses_writes: self.refuses_writes(),
             space_available: self.space.available,
             space_writable: self.space.writable,
             read_only: self.read_only.clone(),

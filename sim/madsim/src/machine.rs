@@ -63,6 +63,7 @@ impl Machine for Watched {
             Input::Space { .. } => (7, 0),
             Input::Shutdown => (8, 0),
             Input::Tick => (9, 0),
+            Input::Action { call, .. } | Input::ReadBinlog { call, .. } => (10, *call),
         };
         if matches!(input, Input::StatusDone { result: Ok(()), .. }) {
             self.world.with(|s| s.registered = true);
@@ -90,6 +91,7 @@ impl Machine for Watched {
             Effect::Fault(fault) => panic!("no fault was injected: {fault}"),
             Effect::Notice { text, .. } => (5, text.len() as u64),
             Effect::Stopped => (6, 0),
+            Effect::ActionReply { call, .. } | Effect::BinlogRead { call, .. } => (7, *call),
         };
         self.world.fold(tag << 60 | id);
         Some(effect)

@@ -178,6 +178,7 @@ impl driver::Ports<Watched> for Ports {
                     let _ = items.send(Item::End(result));
                 }
             }
+            Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(_) | Effect::Notice { .. } => {}
             Effect::Stopped => return ControlFlow::Break(0),
         }

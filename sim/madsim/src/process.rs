@@ -141,6 +141,7 @@ fn config(world: &World, life: u64, previous: Option<binlog_core::node::status::
         max_batch_records: 64,
         sync_log: true,
         fake_interval_ms: 500,
+        fake_on_demand_ms: 100,
         heartbeat_ms: 2_000,
         stop_write_at_available_space: 1 << 20,
         max_payload_bytes: 8 << 20,

@@ -39,6 +39,7 @@ fn config(rng: &mut Rng, profile: Profile) -> Config {
     }
     c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
     c.txn_batch = [1, 5, 20][rng.index(3)];
+    c.demand_ms = [0, 20, 100][rng.index(3)];
     c
 }
 
@@ -125,6 +126,26 @@ const NET: &[Kind] = &[
     Kind::SlowRegistry,
 ];
 
+const LIFECYCLE: &[Kind] = &[
+    Kind::Pause,
+    Kind::Close,
+    Kind::Close,
+    Kind::Close,
+    Kind::CancelClose,
+    Kind::Stop,
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::CrashLoop,
+    Kind::KillDrainer,
+    Kind::StopDrainer,
+    Kind::PdDown,
+    Kind::RegistryDown,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::StallIndex,
+    Kind::SlowRegistry,
+];
+
 fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     let mut rng = root.fork("faults");
     let mut kinds: Vec<Kind> = match profile {
@@ -132,6 +153,7 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
         Profile::Net => NET.to_vec(),
         Profile::Disk => DISK.to_vec(),
+        Profile::Lifecycle => LIFECYCLE.to_vec(),
         Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop],
     };
     // Swarm: each run leaves some kinds out, so that rare combinations meet.

@@ -20,11 +20,19 @@ pub enum Profile {
     Disk,
     /// Damage at rest: it must be detected, never served.
     Rot,
+    /// Operators pause, close and start Pumps; processes die.
+    Lifecycle,
 }
 
 impl Profile {
-    pub const ALL: [(Self, &'static str); 5] =
-        [(Self::Calm, "calm"), (Self::Swarm, "swarm"), (Self::Net, "net"), (Self::Disk, "disk"), (Self::Rot, "rot")];
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Calm, "calm"),
+        (Self::Swarm, "swarm"),
+        (Self::Net, "net"),
+        (Self::Disk, "disk"),
+        (Self::Rot, "rot"),
+        (Self::Lifecycle, "lifecycle"),
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -88,6 +96,8 @@ settings! {
     /// 0 or 1.
     sync_log = 1,
     fake_ms = 300,
+    /// Interval of fakes on demand; 0: none.
+    demand_ms = 100,
     heartbeat_ms = 2_000,
     /// One-way latency of links.
     net_min_us = 100,
@@ -169,6 +179,12 @@ kinds! {
     CrashLoop = "crash-loop",
     /// Clean shutdown, down for `ms`.
     Stop = "stop",
+    /// The pause action; when it has ended, started again.
+    Pause = "pause",
+    /// The close action; when it has ended after `ms`, started again.
+    Close = "close",
+    /// A close is taken back.
+    CancelClose = "cancel-close",
     /// A new Pump appears.
     Join = "join",
     FailSync = "fail-sync",

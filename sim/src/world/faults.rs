@@ -9,7 +9,7 @@ use crate::plan::{Kind, Profile};
 use crate::rng::{Rng, skewed};
 use crate::sink::Way;
 use crate::trace::Weight;
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{Action, Input};
 use std::ops::Bound::{Excluded, Included};
 
 impl World {
@@ -38,6 +38,13 @@ impl World {
                 self.pump_input(node, inc, Input::Shutdown);
                 self.after(ms, Ev::ActionEnd(index));
             }
+            Kind::Pause | Kind::Close => {
+                let inc = pump.inc;
+                self.stopping.insert(index, inc);
+                self.operator(node, if action.kind == Kind::Pause { Action::Pause } else { Action::Close });
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::CancelClose => self.operator(node, Action::Cancel),
             Kind::Join => {
                 let node = self.pumps.len();
                 self.add_pump(node);
@@ -105,6 +112,9 @@ impl World {
                 self.kill_pump(node, true);
                 self.after(50 * MS, Ev::PumpStart { node });
             }
+            // Serves on, closes for as long as that takes, or is gone and started again after a while.
+            Kind::Pause | Kind::Close if self.pumps[node].proc.is_some() => {}
+            Kind::Pause | Kind::Close => self.after(MS, Ev::PumpStart { node }),
             // Still stopping, or gone already.
             Kind::Stop
                 if self.pumps[node].proc.is_some() && self.stopping.get(&index) == Some(&self.pumps[node].inc) =>
@@ -180,7 +190,14 @@ impl World {
             self.final_checks();
             self.finished = true;
         } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS) * MS {
-            let oracle = if self.client.running > 0 { "V1" } else { "V2" };
+            let closing = self.pumps.iter().filter_map(|p| p.proc.as_ref()).any(|p| p.pump.status().closing.is_some());
+            let oracle = if closing {
+                "V3"
+            } else if self.client.running > 0 {
+                "V1"
+            } else {
+                "V2"
+            };
             self.violate(oracle, format!("not converged {CONVERGE_MS} ms after the faults: {}", self.reasons()));
         } else {
             self.after(100 * MS, Ev::Look);
@@ -189,6 +206,11 @@ impl World {
 
     fn converged(&self, target: u64) -> bool {
         let pumps = self.pumps.iter().all(|p| p.watch.published >= target);
+        // V3: whoever closes gets to the end.
+        let closing = |p: &super::pump::PumpNode| p.proc.as_ref().is_some_and(|p| p.pump.status().closing.is_some());
+        if self.pumps.iter().any(closing) {
+            return false;
+        }
         let drainer = self.plan.config.drainers == 0 || self.drainer.checkpoint() >= target;
         pumps && drainer && self.readers_reached(target)
     }

@@ -61,6 +61,8 @@ pub struct World {
     stopping: BTreeMap<usize, u32>,
     /// Everything at or below must arrive everywhere; set when all transactions are over.
     target: Option<u64>,
+    /// Calls of operators.
+    next_action: u64,
     pub violation: Option<Violation>,
     finished: bool,
     /// Actions that took place.
@@ -94,6 +96,7 @@ impl World {
             allocated: BTreeMap::new(),
             stopping: BTreeMap::new(),
             target: None,
+            next_action: 0,
             violation: None,
             finished: false,
             fired: BTreeMap::new(),

@@ -8,9 +8,11 @@ use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
 use crate::oracle::log::LogView;
+use crate::oracle::node::{LifeWatch, Written};
 use crate::oracle::pump::Watch;
 use crate::rng::{Rng, skewed};
 use crate::trace::Weight;
+use binlog_core::binlog::peek::peek;
 use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
@@ -19,7 +21,7 @@ use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::pump::config::PumpConfig;
 use binlog_core::pump::effect::Effect;
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::Pump;
 use binlog_core::time::MonoTime;
 use binlog_core::vlog::op::LogOp;
@@ -43,6 +45,7 @@ pub struct PumpNode {
     rate: u64,
     pub view: LogView,
     pub watch: Watch,
+    pub life: LifeWatch,
     /// Transactions whose P was accepted by their client here; commits (by timestamp) that were acknowledged here.
     pub accepted: BTreeSet<usize>,
     pub committed: BTreeMap<u64, usize>,
@@ -94,6 +97,7 @@ impl PumpNode {
             index_stall: 0,
             view: LogView::default(),
             watch: Watch::default(),
+            life: LifeWatch::default(),
             accepted: BTreeSet::new(),
             committed: BTreeMap::new(),
             reader: 0,
@@ -143,6 +147,7 @@ impl World {
             max_batch_records: usize::try_from(c.max_batch_records).unwrap_or(1),
             sync_log: c.sync_log == 1,
             fake_interval_ms: c.fake_ms,
+            fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
             stop_write_at_available_space: 1 << 20,
             max_payload_bytes: 8 << 20,
@@ -166,6 +171,7 @@ impl World {
             checked: false,
         });
         pump.watch.restart(&pump.kv);
+        pump.life.restart(previous);
         let inc = pump.inc;
         self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
@@ -199,8 +205,28 @@ impl World {
         let mono = pump.mono(now);
         let Some(proc) = &mut pump.proc else { return };
         self.trace.line(now, Weight::Full, &format!("pump-{node}"), || format!("<- {}", clip(&format!("{input:?}"))));
+        let written = match &input {
+            Input::Write { payload, .. } => peek(payload).ok().filter(|p| !p.is_probe()).map(|p| p.tp),
+            Input::NotifyDone { result: Ok(()), .. } => {
+                pump.life.notified();
+                None
+            }
+            _ => None,
+        };
+        let written = written.map(|tp| if tp == 0 { Written::Prewrite } else { Written::Other });
+        let before = written.map(|_| proc.pump.status());
         proc.pump.handle(mono, input);
         proc.pump.check();
+        let after = proc.pump.status();
+        let moved = pump.life.is_now(after.state);
+        let wrote = match (written, before) {
+            (Some(kind), Some(before)) => pump.life.wrote(kind, &before, &after),
+            _ => Ok(()),
+        };
+        let name =
+            |judged: Result<(), (&'static str, String)>| judged.map_err(|(o, t)| (o, format!("pump {node}: {t}")));
+        self.judge(name(moved));
+        self.judge(name(wrote));
         self.after_pump(node, inc);
     }
 
@@ -257,6 +283,7 @@ impl World {
                 self.after(wait, Ev::PumpTso { node, inc, op });
             }
             Effect::PutStatus { op, status } => {
+                self.judge_entry(node, &status);
                 let wait = self.latency();
                 self.after(wait, Ev::PumpPut { node, inc, op, status: Box::new(status) });
             }
@@ -273,6 +300,7 @@ impl World {
                 self.item_sent(node, stream, start_ts, commit_ts, payload);
             }
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
+            Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
             Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
             Effect::Stopped => {
@@ -283,6 +311,30 @@ impl World {
                 self.drop_streams_of(node);
             }
         }
+    }
+
+    /// N2, N3, when the entry leaves.
+    fn judge_entry(&mut self, node: usize, entry: &NodeStatus) {
+        let Some(own) = self.pumps[node].proc.as_ref().map(|p| p.pump.status()) else { return };
+        self.note(|| format!("pump registers {}", entry.state));
+        let drainers = self.registry.list(Kind::Drainer).unwrap_or_default();
+        let mine = self.allocated.iter().rev().find(|(_, a)| a.commits && a.pump == node);
+        let largest = mine.map_or(0, |(ts, _)| *ts);
+        let judged = self.pumps[node].life.registers(entry, &own, &drainers, largest);
+        self.judge(judged.map_err(|(o, t)| (o, format!("pump {node}: {t}"))));
+    }
+
+    /// An operator asks for something.
+    pub(super) fn operator(&mut self, node: usize, action: Action) {
+        let Some(inc) = self.pumps.get(node).map(|p| p.inc) else { return };
+        // Somebody who closes a Pump before the first Drainer is known would give its data up.
+        let drainers = self.registry.list(Kind::Drainer).unwrap_or_default().len();
+        if action == Action::Close && drainers == 0 && self.plan.config.drainers > 0 {
+            return;
+        }
+        self.next_action += 1;
+        let call = self.next_action;
+        self.pump_input(node, inc, Input::Action { call, action });
     }
 
     /// H3: only what was injected may make a Pump complain.

@@ -1,6 +1,8 @@
 //! Tests of the whole Pump over ports in memory.
 
+mod fakes;
 mod life;
+mod offline;
 mod random;
 mod recovery;
 mod streams;

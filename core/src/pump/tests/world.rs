@@ -63,6 +63,11 @@ pub struct World {
     pub notices: Vec<(Level, String)>,
     pub faults: Vec<String>,
     pub stopped: bool,
+    /// Answers to operators, by call.
+    pub actions: BTreeMap<u64, Result<(), NodeState>>,
+    pub binlogs: BTreeMap<u64, Result<Bytes, String>>,
+    /// Whose token the registry entry carries, where that is not ours.
+    pub claimed: Option<String>,
     /// Ports that answer with an error.
     pub broken: Broken,
     next_write: u64,
@@ -91,6 +96,7 @@ pub fn config() -> PumpConfig {
         max_batch_records: 1000,
         sync_log: true,
         fake_interval_ms: 3000,
+        fake_on_demand_ms: 0,
         heartbeat_ms: 2000,
         stop_write_at_available_space: 100,
         max_payload_bytes: 1 << 20,
@@ -123,6 +129,9 @@ impl World {
             notices: Vec::new(),
             faults: Vec::new(),
             stopped: false,
+            actions: BTreeMap::new(),
+            binlogs: BTreeMap::new(),
+            claimed: None,
             broken: Broken::default(),
             next_write: 0,
         }
@@ -158,7 +167,8 @@ impl World {
                     answers.push(Input::TsoDone { op, result: check(self.broken.tso).map(|()| Tso::new(self.tso)) });
                 }
                 Effect::PutStatus { op, status } => {
-                    let result = check(self.broken.registry);
+                    let claimed = self.claimed.clone().map_or(Ok(()), |who| Err(IoFault::Claimed(who)));
+                    let result = check(self.broken.registry).and(claimed);
                     if result.is_ok() {
                         self.registry.push(status);
                     }
@@ -184,6 +194,12 @@ impl World {
                 }
                 Effect::StreamEnd { stream, result } => {
                     self.ended.insert(stream.raw(), result);
+                }
+                Effect::ActionReply { call, result } => {
+                    assert!(self.actions.insert(call, result).is_none(), "answered twice");
+                }
+                Effect::BinlogRead { call, result } => {
+                    assert!(self.binlogs.insert(call, result).is_none(), "answered twice");
                 }
                 Effect::Fault(fault) => self.faults.push(fault.to_string()),
                 Effect::Notice { level, text } => self.notices.push((level, text)),
@@ -246,9 +262,13 @@ impl World {
         }
         disk.index = disk.durable_index.clone();
         let (next_write, tso) = (self.next_write, self.tso);
-        let config = PumpConfig { previous: Some(NodeState::Online), ..self.config.clone() };
+        let drainers = std::mem::take(&mut self.drainers);
+        // The registry keeps what was written last; a test may say otherwise.
+        let previous = self.registry.last().map_or(NodeState::Online, |status| status.state);
+        let config = PumpConfig { previous: Some(previous), ..self.config.clone() };
         *self = Self::on(config, disk, tso);
         self.next_write = next_write;
+        self.drainers = drainers;
     }
 
     /// Somebody removed the index's directory; after a crash.
