@@ -5,11 +5,14 @@ pub mod effect;
 mod idle;
 pub mod input;
 mod life;
+mod live;
 pub mod machine;
 mod outbox;
-mod pull;
+pub mod pull;
 mod recover;
 pub mod status;
+mod stream;
+mod tail;
 pub mod write;
 
 #[cfg(test)]

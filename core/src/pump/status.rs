@@ -1,6 +1,7 @@
 //! What a Pump says of itself: for `/status`, metrics and the simulator.
 
 use super::machine::Pump;
+use super::pull;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
@@ -32,6 +33,10 @@ pub struct PumpStatus {
     pub streams: usize,
     pub items_sent: u64,
     pub bytes_sent: u64,
+    /// How the streams were fed.
+    pub pull: pull::Counters,
+    /// Log in memory, for streams that keep up.
+    pub tail_bytes: usize,
     pub fakes: u64,
     pub space_available: u64,
     pub space_writable: bool,
@@ -63,8 +68,10 @@ impl Pump {
             frozen_below: self.sorter.frozen(),
             unindexed_bytes: self.indexer.waiting_bytes(),
             streams: self.pull.len(),
-            items_sent: self.pull.items_sent,
-            bytes_sent: self.pull.bytes_sent,
+            items_sent: self.pull.counters.items_sent,
+            bytes_sent: self.pull.counters.bytes_sent,
+            pull: self.pull.counters,
+            tail_bytes: self.pull.tail.bytes(),
             fakes: self.idle.fakes,
             space_available: self.space.available,
             space_writable: self.space.writable,

@@ -17,7 +17,7 @@ use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{PumpConfig, StreamMemory};
 use binlog_core::pump::effect::Effect;
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
@@ -148,6 +148,7 @@ impl World {
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
+            stream_memory: stream_memory(self.plan.seed, (node as u64) << 32 | u64::from(pump.inc)),
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -269,8 +270,10 @@ impl World {
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
             Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
-            Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                self.item_sent(node, stream, start_ts, commit_ts, payload);
+            Effect::StreamItems { stream, items } => {
+                for item in items {
+                    self.item_sent(node, stream, item);
+                }
             }
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
@@ -453,6 +456,17 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(op) = pump.proc.as_mut().and_then(|p| p.notifies.remove(&call)) else { return };
         self.notify_done(node, inc, op, result.map_err(IoFault::Unavailable));
+    }
+}
+
+/// Each life of a Pump keeps another amount for streams, so that items come from memory, from index and log, and from both in turn.
+fn stream_memory(seed: u64, life: u64) -> StreamMemory {
+    let mut rng = Rng::new(seed).fork_n("stream memory", life);
+    match rng.index(4) {
+        0 => StreamMemory { tail_bytes: 0, entries: 0 },
+        1 => StreamMemory { tail_bytes: 16 << 10, entries: 3 },
+        2 => StreamMemory { tail_bytes: 256 << 10, entries: 40 },
+        _ => StreamMemory::default(),
     }
 }
 

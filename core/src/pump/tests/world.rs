@@ -7,7 +7,7 @@ use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::machine::Machine;
 use crate::node::status::{NodeState, NodeStatus};
 use crate::proto::binlog::Binlog;
-use crate::pump::config::PumpConfig;
+use crate::pump::config::{PumpConfig, StreamMemory};
 use crate::pump::effect::{Effect, Level};
 use crate::pump::input::Input;
 use crate::pump::machine::Pump;
@@ -96,6 +96,7 @@ pub fn config() -> PumpConfig {
         max_payload_bytes: 1 << 20,
         previous: Some(NodeState::Paused),
         wiped_directory_tso_needed: false,
+        stream_memory: StreamMemory::default(),
     }
 }
 
@@ -175,12 +176,16 @@ impl World {
                 Effect::WriteReply { write, result } => {
                     assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
                 }
-                Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                    let item = Sent { start_ts, commit_ts: commit_ts.raw(), payload: payload.concat() };
+                Effect::StreamItems { stream, items: sent } => {
+                    assert!(!sent.is_empty(), "no effect without an item");
                     let items = self.items.entry(stream.raw()).or_default();
-                    assert!(items.last().is_none_or(|last| last.commit_ts < item.commit_ts), "stream goes back");
-                    assert!(item.commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
-                    items.push(item);
+                    for item in sent {
+                        let (start_ts, commit_ts) = (item.start_ts, item.commit_ts.raw());
+                        let item = Sent { start_ts, commit_ts, payload: item.payload.concat() };
+                        assert!(items.last().is_none_or(|last| last.commit_ts < commit_ts), "stream goes back");
+                        assert!(commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
+                        items.push(item);
+                    }
                 }
                 Effect::StreamEnd { stream, result } => {
                     self.ended.insert(stream.raw(), result);
