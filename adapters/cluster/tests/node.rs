@@ -155,7 +155,7 @@ async fn pull_with_credit_plain_and_gzip() {
                 // As the machine does: while there is credit.
                 while left > 0 && next < 106 {
                     let length = if next == 10 { 6 << 20 } else { 100_000 };
-                    open.as_ref().unwrap().send(item(next, length)).unwrap();
+                    open.as_ref().unwrap().send(vec![item(next, length)]).unwrap();
                     left -= i64::try_from(length).unwrap();
                     next += 1;
                 }

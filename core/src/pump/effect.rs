@@ -12,7 +12,7 @@ use bytes::Bytes;
 pub enum Effect {
     /// Value-log operation. The port carries out the operations of one slot in the order in which they were emitted.
     Log { op: OpId, request: LogOp },
-    /// Index operation, carried out in order (one at a time).
+    /// Index operation; see [`IndexOp`] for their order.
     Index { op: OpId, request: IndexOp },
     /// Fetch one timestamp from PD.
     GetTso { op: OpId },

@@ -60,11 +60,7 @@ impl Live {
     }
 
     /// Entries with `after < commit_ts <= through`; only for a cursor that is covered.
-    pub fn range(
-        &self,
-        after: CommitTs,
-        through: CommitTs,
-    ) -> impl Iterator<Item = (CommitTs, CommitValue)> + use<'_> {
+    pub fn range(&self, after: CommitTs, through: CommitTs) -> impl Iterator<Item = (CommitTs, CommitValue)> + use<'_> {
         assert!(self.covers(after), "entries below {} were asked for, {} are complete", after, self.from);
         let range = (after < through).then(|| self.entries.range((Excluded(after), Included(through))));
         range.into_iter().flatten().map(|(ts, value)| (*ts, *value))

@@ -549,7 +549,7 @@ impl Machine for Pump {
         self.ledger.check();
         self.indexer.check();
         self.sorter.check();
-        self.pull.check(self.sorter.watermark(), self.log.durable_end());
+        self.pull.check(self.sorter.watermark(), &self.log);
         assert!(
             self.indexer.indexed_end() <= self.log.durable_end() || !self.start.is_done() || self.read_only.is_some(),
             "indexed beyond what is durable"

@@ -175,7 +175,7 @@ impl Pull {
                 let after = stream.scanned;
                 stream.take_live(live.range(after, watermark), watermark);
             }
-            stream.look_ahead(tail, log.durable_end());
+            stream.look_ahead(tail, log);
             while let Some(piece) = stream.next_piece() {
                 *next_token += 1;
                 counters.reads += 1;
@@ -214,11 +214,10 @@ impl Pull {
         Ok(())
     }
 
-    /// `durable`: end of what is durable in the log.
-    pub fn check(&self, watermark: CommitTs, durable: crate::ids::LogPtr) {
+    pub fn check(&self, watermark: CommitTs, log: &Log) {
         assert!(self.streams.len() <= MAX_STREAMS, "streams are limited");
         for stream in self.streams.values() {
-            stream.check(watermark, durable);
+            stream.check(watermark, log);
         }
         self.live.check();
         self.tail.check();

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::key;
 use crate::index::value::{CommitValue, Span};
-use crate::vlog::log::Run;
+use crate::vlog::log::{Log, Run};
 use crate::vlog::record::{Record, RecordKind};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -137,7 +137,7 @@ impl Stream {
     }
 
     /// Looks for records in memory, and plans reads for those that are not there, as far as credit and limits go.
-    pub fn look_ahead(&mut self, tail: &Tail, durable: LogPtr) {
+    pub fn look_ahead(&mut self, tail: &Tail, log: &Log) {
         let budget = u64::try_from(self.credit).unwrap_or(0).min(READ_AHEAD);
         let mut missing = Vec::new();
         while budget > 0 {
@@ -148,7 +148,7 @@ impl Stream {
             if self.held > 0 && self.held.saturating_add(item.bytes) > budget {
                 break;
             }
-            assert!(item.end <= durable, "a stream carries only what is durable (rules 5)");
+            assert!(log.is_durable(item.end), "a stream carries only what is durable (rules 5)");
             let before = missing.len();
             item.resolve(number, tail, &mut missing);
             // Reads are begun when half of what may be held was sent: then they are large.
@@ -234,13 +234,13 @@ impl Stream {
         Next::Item(item, bytes)
     }
 
-    pub fn check(&self, watermark: CommitTs, durable: LogPtr) {
+    pub fn check(&self, watermark: CommitTs, log: &Log) {
         assert!(self.sent <= self.scanned, "sent beyond what was scanned");
         assert!(self.items.is_empty() || self.scanned <= watermark, "scanned beyond the watermark");
         let order = self.items.iter().zip(self.items.iter().skip(1));
         assert!(order.into_iter().all(|(a, b)| a.commit_ts < b.commit_ts), "items are in order");
         assert!(self.items.front().is_none_or(|item| item.commit_ts > self.sent), "items are above the cursor");
-        assert!(self.items.iter().all(|item| item.end <= durable), "items are durable");
+        assert!(self.items.iter().all(|item| log.is_durable(item.end)), "items are durable");
         assert!(self.items.len() <= REFILL_BELOW + SCAN_ITEMS, "items are limited");
         let asked = usize::try_from(self.asked - self.first).unwrap_or(usize::MAX);
         assert!(asked <= self.items.len(), "only items are asked for");
@@ -258,7 +258,14 @@ impl Item {
                 let end = end_of(prewrite).max(end_of(commit));
                 let commit = (unknown_fields || canary::is(Canary::AppendWholeC)).then_some(commit);
                 let bytes = u64::from(prewrite.len) + commit.map_or(0, |span| u64::from(span.len));
-                Self { start_ts, commit_ts, prewrite: Part::Stored(prewrite), commit: commit.map(Part::Stored), bytes, end }
+                Self {
+                    start_ts,
+                    commit_ts,
+                    prewrite: Part::Stored(prewrite),
+                    commit: commit.map(Part::Stored),
+                    bytes,
+                    end,
+                }
             }
             CommitValue::Fake { record } => {
                 let payload = item::fake(commit_ts.tso());

@@ -7,8 +7,8 @@
 
 use super::format::Owner;
 use super::op::{LogOp, LogReply};
-pub use super::read::Run;
 use super::read::Reads;
+pub use super::read::Run;
 use super::record::{Record, RecordKind};
 use super::recovery::{Progress, Recovery};
 use super::segment::Salts;
@@ -246,6 +246,13 @@ impl Log {
     #[must_use]
     pub fn durable_end(&self) -> LogPtr {
         self.durable_end
+    }
+
+    /// Whether everything up to `end` is durable, as far as this process knows: where the log could not be opened, reads alone
+    /// decide what counts.
+    #[must_use]
+    pub fn is_durable(&self, end: LogPtr) -> bool {
+        !matches!(self.state, State::Open(_)) || end <= self.durable_end
     }
 
     /// GC point and first live segment by the durable records; `None` before `Ready`.

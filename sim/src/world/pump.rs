@@ -374,7 +374,20 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(proc) = &mut pump.proc else { return };
         let Some((op, request)) = proc.index.pop_front() else { return };
-        let more = !proc.index.is_empty();
+        if !proc.index.is_empty() {
+            self.schedule_index(node, inc);
+        }
+        if matches!(request, IndexOp::Scan { .. } | IndexOp::Flush) {
+            // They leave the queue: what follows may be done first.
+            let wait = skewed(&mut self.pumps[node].rng, 5, 3000) * 1000;
+            self.after(wait, Ev::IndexAside { node, inc, op, request: Box::new(request) });
+        } else {
+            self.index_executed(node, inc, op, request);
+        }
+    }
+
+    pub(super) fn index_executed(&mut self, node: usize, inc: u32, op: OpId, request: IndexOp) {
+        let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc && p.proc.is_some()) else { return };
         let judged = match &request {
             IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
             _ => Ok(()),
@@ -382,9 +395,6 @@ impl World {
         let result = pump.kv.execute(request);
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
-        if more {
-            self.schedule_index(node, inc);
-        }
         self.pump_input(node, inc, Input::IndexDone { op, result });
     }
 

@@ -4,5 +4,6 @@ mod life;
 mod random;
 mod recovery;
 mod streams;
+mod streams_random;
 pub(crate) mod world;
 mod writes;

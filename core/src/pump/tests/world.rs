@@ -262,6 +262,13 @@ impl World {
         self.disk.durable_index.clear();
     }
 
+    /// Damages one byte at this place of the log, wherever its segment lies.
+    pub fn damage(&mut self, slot: u64, offset: u64) {
+        let file = self.disk.files.get_mut(&SlotId::new(slot)).unwrap();
+        file.visible[offset as usize] ^= 1;
+        file.durable[offset as usize] ^= 1;
+    }
+
     pub fn unflushed(&self) -> usize {
         self.disk.unflushed.len()
     }
@@ -388,6 +395,16 @@ pub fn p(start_ts: u64) -> Bytes {
 /// A P with another value.
 pub fn p_other(start_ts: u64) -> Bytes {
     binlog(0, start_ts, 0, b"something else")
+}
+
+/// A P whose value has this many bytes.
+pub fn p_of(start_ts: u64, bytes: usize) -> Bytes {
+    binlog(0, start_ts, 0, &vec![start_ts as u8; bytes])
+}
+
+/// What a Drainer must see of it.
+pub fn joined_of(start_ts: u64, commit_ts: u64, bytes: usize) -> Binlog {
+    Binlog::decode(binlog(1, start_ts, commit_ts, &vec![start_ts as u8; bytes])).unwrap()
 }
 
 pub fn c(start_ts: u64, commit_ts: u64) -> Bytes {
