@@ -5,7 +5,7 @@
 //! below it the index never changes); a cursor below `from` has to scan. Called by `pull`.
 
 use crate::ids::CommitTs;
-use crate::index::value::{CommitValue, Span};
+use crate::index::value::CommitValue;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 
@@ -35,11 +35,6 @@ impl Live {
         for (ts, value) in commits {
             self.insert(ts, value);
         }
-    }
-
-    /// A timestamp that is in no log: streams that are here see it, others need not (rules 4, fakes on demand).
-    pub fn fake(&mut self, ts: CommitTs) {
-        self.insert(ts, CommitValue::Fake { record: Span::default() });
     }
 
     fn insert(&mut self, ts: CommitTs, value: CommitValue) {

@@ -361,7 +361,7 @@ impl Pump {
         }
         if let Some(gc) = applied.gc {
             self.gc = self.gc.max(gc);
-            self.pull.gc_moved(self.gc, &mut self.out);
+            self.pull.end_below(self.gc, &mut self.out);
         }
         self.move_watermark();
     }

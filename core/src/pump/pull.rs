@@ -105,15 +105,17 @@ impl Pull {
         }
     }
 
-    /// GC has moved to `gc`: what a stream below it has not got yet may be gone. It never jumps the gap.
-    pub fn gc_moved(&mut self, gc: CommitTs, out: &mut Outbox) {
+    /// Ends every stream that still needs something at or below `gc`: it may be gone, and nothing is ever skipped. Returns how
+    /// many.
+    pub fn end_below(&mut self, gc: CommitTs, out: &mut Outbox) -> usize {
         let behind = |stream: &Stream| stream.sent < gc && !stream.is_at_end(gc);
         let below: Vec<_> = self.streams.iter().filter(|(_, s)| behind(s)).map(|(id, s)| (*id, s.sent)).collect();
-        for (stream, last) in below {
-            self.streams.remove(&stream);
+        for (stream, last) in &below {
+            self.streams.remove(stream);
             self.counters.below_gc += 1;
-            out.effect(Effect::StreamEnd { stream, result: Err(Reject::BelowGc { last, gc }) });
+            out.effect(Effect::StreamEnd { stream: *stream, result: Err(Reject::BelowGc { last: *last, gc }) });
         }
+        below.len()
     }
 
     #[must_use]
@@ -121,9 +123,9 @@ impl Pull {
         self.streams.len()
     }
 
-    /// Whether a stream has nothing left to send and could take more: only a larger watermark helps it (rules 4).
+    /// A consumer was sent everything up to the watermark and could take more: only a larger watermark helps it (rules 4).
     #[must_use]
-    pub fn somebody_waits(&self, watermark: CommitTs) -> bool {
+    pub fn is_waiting(&self, watermark: CommitTs) -> bool {
         self.streams.values().any(|stream| stream.credit > 0 && stream.is_at_end(watermark))
     }
 
@@ -144,7 +146,7 @@ impl Pull {
     }
 
     /// Answer to a read.
-    pub fn read_done(&mut self, token: u64, result: Result<Run, String>) {
+    pub fn read_done(&mut self, token: u64, result: Result<Run, Fault>) {
         let Some((id, piece)) = self.reads.remove(&token) else { return };
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.take_piece(&piece, result);
@@ -201,6 +203,13 @@ impl Pull {
             }
             send(id, &mut batch, MAX_ITEMS, out);
         };
+        if broken.is_none()
+            && let Some((item, bytes)) = stream.fake(watermark)
+        {
+            counters.items_sent += 1;
+            counters.bytes_sent = counters.bytes_sent.saturating_add(bytes);
+            batch.push(item);
+        }
         send(id, &mut batch, 1, out);
         if let Some(fault) = broken {
             return Err(fault);

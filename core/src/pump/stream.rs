@@ -169,9 +169,9 @@ impl Stream {
         Some(piece)
     }
 
-    /// A piece was read, or the port failed (`Err` says how): then its records are read one by one, so that the failure names
+    /// A piece was read, or the port failed: then its records are read one by one, so that the failure names
     /// the place and what can be read is delivered.
-    pub fn take_piece(&mut self, piece: &Piece, result: Result<Run, String>) {
+    pub fn take_piece(&mut self, piece: &Piece, result: Result<Run, Fault>) {
         self.reading = self.reading.saturating_sub(1);
         match result {
             Ok(run) => {
@@ -183,11 +183,8 @@ impl Stream {
                     self.put(*wanted, run.record(ptr, len), copy);
                 }
             }
-            Err(what) => match piece.wanted.as_slice() {
-                [one] => {
-                    let LogPtr { segment, offset } = one.span.ptr;
-                    self.put(*one, Err(Fault::LogDamaged { segment, offset, what }), false);
-                }
+            Err(fault) => match piece.wanted.as_slice() {
+                [one] => self.put(*one, Err(fault), false),
                 many => {
                     for one in many.iter().rev() {
                         let Span { ptr, len } = one.span;
@@ -232,6 +229,20 @@ impl Stream {
         let bytes = item.bytes();
         self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
         Next::Item(item, bytes)
+    }
+
+    /// Nothing lies between what was sent and the watermark: a fake says so (rules 4). It is in no log and need not be.
+    pub fn fake(&mut self, watermark: CommitTs) -> Option<(StreamItem, u64)> {
+        let at_end = self.items.is_empty() && self.scanning.is_none() && self.scanned == watermark;
+        if !at_end || self.sent >= watermark || self.credit <= 0 {
+            return None;
+        }
+        self.sent = watermark;
+        let payload = [item::fake(watermark.tso()), Bytes::new()];
+        let item = StreamItem { start_ts: watermark.raw().cast_signed(), commit_ts: watermark, payload };
+        let bytes = item.bytes();
+        self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        Some((item, bytes))
     }
 
     pub fn check(&self, watermark: CommitTs, log: &Log) {

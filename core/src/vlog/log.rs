@@ -82,8 +82,8 @@ pub enum LogEvent {
     Durable { seq: BatchSeq, end: LogPtr },
     /// Answer to `Log::read`.
     Read { token: u64, result: Result<Record, Fault> },
-    /// Answer to `Log::read_run`; the error says what the port said.
-    Run { token: u64, result: Result<Run, String> },
+    /// Answer to `Log::read_run`; the error names its beginning.
+    Run { token: u64, result: Result<Run, Fault> },
     /// The log takes no more writes; reads go on where they can.
     ReadOnly(Fault),
 }

@@ -102,11 +102,13 @@ impl Reads {
         let Some(read) = self.pending.remove(&op) else { return false };
         let token = read.token;
         if read.is_run {
+            let LogPtr { segment, offset } = read.ptr;
             let result = match (read.seal, result) {
                 (Err(what), _) => Err(what.to_owned()),
-                (Ok(seal), Ok(LogReply::Data(data))) => Ok(Run { seal, offset: read.ptr.offset, data: data.clone() }),
+                (Ok(seal), Ok(LogReply::Data(data))) => Ok(Run { seal, offset, data: data.clone() }),
                 (Ok(_), result) => Err(unexpected("read", result)),
             };
+            let result = result.map_err(|what| Fault::LogDamaged { segment, offset, what });
             events.push(LogEvent::Run { token, result });
             return true;
         }

@@ -65,7 +65,7 @@ pub struct World {
     index: Vec<Entry>,
     flushed: usize,
     reads: BTreeMap<u64, Result<Record, Fault>>,
-    runs: BTreeMap<u64, Result<Run, String>>,
+    runs: BTreeMap<u64, Result<Run, Fault>>,
     pub ready: bool,
     pub fault: Option<Fault>,
     injected: bool,
