@@ -157,7 +157,7 @@ async fn run(args: &Args) -> Result<()> {
     };
     let standin = Standin::start(Options { work_dir: Some(work.path().join("etcd")), ..Options::default() }).await?;
     standin.shared.tso().wall();
-    let cluster = ClusterId::new(standin.shared.cluster_id);
+    let cluster = ClusterId::new(standin.shared.cluster_id());
     let bench = Arc::new(Bench { standin, work: work.path().to_owned(), cluster });
 
     let server = bench.pump().await?;
