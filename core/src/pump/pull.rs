@@ -118,8 +118,7 @@ impl Pull {
         below.len()
     }
 
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.streams.len()
     }
 

@@ -140,7 +140,10 @@ impl Stream {
     pub fn look_ahead(&mut self, tail: &Tail, log: &Log) {
         let budget = u64::try_from(self.credit).unwrap_or(0).min(READ_AHEAD);
         let mut missing = Vec::new();
-        while budget > 0 {
+        loop {
+            if budget == 0 {
+                break;
+            }
             let number = self.asked;
             let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
             let Some(item) = index.and_then(|index| self.items.get_mut(index)) else { break };
