@@ -37,6 +37,8 @@ canaries! {
     InsertBelowW = "insert-below-W",
     /// Rules 5: the item is P followed by all of C.
     AppendWholeC = "append-whole-c",
+    /// Rules 5: entries that memory has dropped are taken for entries that never were.
+    MemoryHidesGap = "memory-hides-gap",
     /// Rules 7: the membership is confirmed at a timestamp later than the listing.
     ListBeforeTso = "list-before-tso",
     /// Rules 7: a reconnect continues from the merge position.

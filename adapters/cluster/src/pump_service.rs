@@ -14,11 +14,13 @@ use crate::receive_limit::ReceiveLimit;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{CommitTs, StreamId};
 use binlog_core::proto::binlog::{Entity, Meta, Pos, PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
+use binlog_core::pump::effect::StreamItem;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::vec;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
@@ -43,37 +45,27 @@ pub type WriteReply = oneshot::Sender<Result<(), Reject>>;
 /// The driver's end for one stream. Never blocks: the credit bounds what it holds.
 #[derive(Debug)]
 pub struct PullSender {
-    items: mpsc::UnboundedSender<Result<PullItem, Reject>>,
+    items: mpsc::UnboundedSender<Result<Vec<PullItem>, Reject>>,
     outstanding: Arc<AtomicU64>,
     credit: u64,
 }
 
 /// One item of a stream; the payload's parts are concatenated on the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PullItem {
-    pub start_ts: i64,
-    pub commit_ts: CommitTs,
-    pub payload: [Bytes; 2],
-}
-
-impl PullItem {
-    fn bytes(&self) -> u64 {
-        self.payload.iter().map(|part| part.len() as u64).sum()
-    }
-}
+pub type PullItem = StreamItem;
 
 /// The stream takes no more: its consumer is gone (a [`PumpEvent::PullClosed`] says so too), or its credit was used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullGone;
 
 impl PullSender {
-    /// Hands one item to the stream. It is charged with its payload bytes; the last item may overdraw the credit.
+    /// Hands items to the stream. It is charged with their payload bytes; the last item may overdraw the credit.
     ///
     /// # Errors
     /// When nobody takes items any more.
-    pub fn send(&self, item: PullItem) -> Result<(), PullGone> {
-        let bytes = item.bytes();
-        let before = self.outstanding.fetch_add(bytes, Ordering::AcqRel);
+    pub fn send(&self, items: Vec<PullItem>) -> Result<(), PullGone> {
+        let bytes: u64 = items.iter().map(PullItem::bytes).sum();
+        let last = items.last().map_or(0, PullItem::bytes);
+        let before = self.outstanding.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes - last);
         if before > self.credit {
             tracing::error!(
                 before,
@@ -83,7 +75,7 @@ impl PullSender {
             let _ = self.items.send(Err(Reject::Busy("stream credit exceeded")));
             return Err(PullGone);
         }
-        self.items.send(Ok(item)).map_err(|_| PullGone)
+        self.items.send(Ok(items)).map_err(|_| PullGone)
     }
 
     /// Whether the consumer is gone: such a stream must not be opened any more.
@@ -102,8 +94,8 @@ impl PullSender {
 
 /// Calls that may wait for the driver. TiDB sends one at a time per session; above this callers wait in HTTP/2.
 pub const REQUEST_QUEUE: usize = 1024;
-/// Bytes that one stream may hold between the machine and the network: enough to keep a fast consumer busy.
-pub const PULL_CREDIT: u64 = 8 << 20;
+/// Bytes that one stream may hold in this process: enough to keep a fast consumer busy, little enough for tens of slow ones.
+pub const PULL_CREDIT: u64 = 4 << 20;
 /// Taken bytes are reported in steps of this part of the credit, so that small items do not make an event each.
 const CREDIT_STEPS: u64 = 8;
 
@@ -236,6 +228,7 @@ impl Pump for PumpHandle {
         Ok(Response::new(PullStream {
             stream,
             items,
+            batch: Vec::new().into_iter(),
             outstanding,
             taken: 0,
             shared: Arc::clone(&self.shared),
@@ -261,7 +254,9 @@ fn status(reject: &Reject) -> Status {
 #[derive(Debug)]
 pub struct PullStream {
     stream: StreamId,
-    items: mpsc::UnboundedReceiver<Result<PullItem, Reject>>,
+    items: mpsc::UnboundedReceiver<Result<Vec<PullItem>, Reject>>,
+    /// What is left of the batch that was received last.
+    batch: vec::IntoIter<PullItem>,
     outstanding: Arc<AtomicU64>,
     /// Taken by the consumer and not reported yet.
     taken: u64,
@@ -289,21 +284,24 @@ impl Stream for PullStream {
         }
         // Being polled means that what was yielded before has been taken. Nothing is held back while the stream is empty:
         // the machine may be waiting for exactly this credit.
-        if this.taken >= this.shared.credit / CREDIT_STEPS || this.items.is_empty() {
+        if this.taken >= this.shared.credit / CREDIT_STEPS || (this.batch.len() == 0 && this.items.is_empty()) {
             this.report();
         }
-        match ready!(this.items.poll_recv(cx)) {
-            Some(Ok(item)) => {
+        loop {
+            if let Some(item) = this.batch.next() {
                 this.taken = this.taken.saturating_add(item.bytes());
-                Poll::Ready(Some(Ok(response(item))))
+                return Poll::Ready(Some(Ok(response(item))));
             }
-            Some(Err(reject)) => {
-                this.over = true;
-                Poll::Ready(Some(Err(status(&reject))))
-            }
-            None => {
-                this.over = true;
-                Poll::Ready(None)
+            match ready!(this.items.poll_recv(cx)) {
+                Some(Ok(items)) => this.batch = items.into_iter(),
+                Some(Err(reject)) => {
+                    this.over = true;
+                    return Poll::Ready(Some(Err(status(&reject))));
+                }
+                None => {
+                    this.over = true;
+                    return Poll::Ready(None);
+                }
             }
         }
     }
@@ -368,8 +366,7 @@ mod tests {
     async fn credit_comes_back_as_the_consumer_takes() {
         let (handle, mut inbox) = channel(10);
         let (mut stream, items) = open(&handle, &mut inbox).await;
-        items.send(item(6, b"123456")).unwrap();
-        items.send(item(7, b"123456")).unwrap();
+        items.send(vec![item(6, b"123456"), item(7, b"123456")]).unwrap();
         assert!(inbox.try_recv(true).is_none(), "nothing was taken yet");
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();
@@ -385,20 +382,28 @@ mod tests {
         assert_eq!(credit, 12);
         drop(stream);
         assert!(matches!(inbox.try_recv(false), Some(PumpEvent::PullClosed { .. })));
-        assert_eq!(items.send(item(8, b"")), Err(PullGone));
+        assert_eq!(items.send(vec![item(8, b"")]), Err(PullGone));
     }
 
     #[tokio::test]
     async fn more_than_the_credit_ends_the_stream() {
         let (handle, mut inbox) = channel(10);
         let (mut stream, items) = open(&handle, &mut inbox).await;
-        items.send(item(6, b"12345678")).unwrap();
-        items.send(item(7, b"12345678")).unwrap();
-        assert_eq!(items.send(item(8, b"1")), Err(PullGone));
+        items.send(vec![item(6, b"12345678"), item(7, b"12345678")]).unwrap();
+        assert_eq!(items.send(vec![item(8, b"1")]), Err(PullGone));
         assert!(stream.next().await.unwrap().is_ok());
         assert!(stream.next().await.unwrap().is_ok());
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Unknown);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_goes_beyond_the_credit_with_more_than_its_last_item_is_refused() {
+        let (handle, mut inbox) = channel(10);
+        let (mut stream, items) = open(&handle, &mut inbox).await;
+        let batch = vec![item(6, b"12345678"), item(7, b"12345678"), item(8, b"1")];
+        assert_eq!(items.send(batch), Err(PullGone));
+        assert!(stream.next().await.unwrap().is_err());
     }
 
     #[tokio::test]

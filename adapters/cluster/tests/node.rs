@@ -156,7 +156,7 @@ async fn pull_with_credit_plain_and_gzip() {
                 // As the machine does: while there is credit.
                 while left > 0 && next < 106 {
                     let length = if next == 10 { 6 << 20 } else { 100_000 };
-                    open.as_ref().unwrap().send(item(next, length)).unwrap();
+                    open.as_ref().unwrap().send(vec![item(next, length)]).unwrap();
                     left -= i64::try_from(length).unwrap();
                     next += 1;
                 }
@@ -196,7 +196,7 @@ async fn compression_is_answered_in_kind() {
         let reply = client.pull_binlogs(request).await.unwrap();
         assert_eq!(reply.metadata().get("grpc-encoding").map(|v| v.to_str().unwrap()), want);
         let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
-        items.send(item(6, 1000)).unwrap();
+        items.send(vec![item(6, 1000)]).unwrap();
         items.end(Ok(()));
         let entity = reply.into_inner().message().await.unwrap().unwrap().entity.unwrap();
         assert_eq!(entity.payload.len(), 1000);
@@ -225,7 +225,7 @@ async fn a_consumer_that_goes_away_is_reported() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(items.send(item(6, 1)).is_err());
+    assert!(items.send(vec![item(6, 1)]).is_err());
 }
 
 /// A host that vanishes without a reset: the connection stands, nothing comes any more.
@@ -249,7 +249,7 @@ async fn a_silently_dead_pump_is_noticed() {
     let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, options).await.unwrap();
     let first = tokio::spawn(async move { (stream.next().await, stream) });
     let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
-    items.send(item(6, 10)).unwrap();
+    items.send(vec![item(6, 10)]).unwrap();
     let (first, mut stream) = first.await.unwrap();
     assert_eq!(first.unwrap().unwrap().len(), 10);
     freeze.send(()).unwrap();

@@ -52,7 +52,7 @@ async fn acknowledge(mut inbox: PumpInbox) {
             PumpEvent::Write { reply, .. } => drop(reply.send(Ok(()))),
             PumpEvent::PullOpen { items, .. } => {
                 let payload = [Bytes::from_static(b"pay"), Bytes::from_static(b"load")];
-                let _ = items.send(PullItem { start_ts: 1, commit_ts: CommitTs::new(2), payload });
+                let _ = items.send(vec![PullItem { start_ts: 1, commit_ts: CommitTs::new(2), payload }]);
                 items.end(Ok(()));
             }
             PumpEvent::PullCredit { .. } | PumpEvent::PullClosed { .. } => {}

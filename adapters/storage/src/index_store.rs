@@ -5,7 +5,9 @@
 //! the applied batches, also when RocksDB itself begins a flush because a memtable is full; everything before a completed
 //! `Flush` is in it. Compaction rewrites only what was flushed. With a single column family no two parts can be flushed apart.
 //!
-//! One thread carries out the operations in order; a clean close flushes what is left.
+//! One thread applies and looks up, in order. Flushes and scans leave it, when it is their turn, for a thread each: neither a flush,
+//! which waits for the disk, nor a stream that reads history delays the watermark. So both see everything that was applied before
+//! them, and perhaps what came later. A clean close flushes what is left.
 
 use crate::dir::{DirError, create_dir};
 use crate::worker::Worker;
@@ -54,13 +56,29 @@ impl IndexStore {
         create_dir(path)?;
         let bad = |what: String| DirError::Bad { path: path.to_owned(), what };
         let rocks = |error: rocksdb::Error| bad(format!("cannot open the index: {}", error.into_string()));
-        let db = DB::open(&settings(options).map_err(rocks)?, path).map_err(rocks)?;
+        let db = Arc::new(DB::open(&settings(options).map_err(rocks)?, path).map_err(rocks)?);
         let done: IndexDone = Arc::new(done);
-        let answer = Arc::clone(&done);
-        let mut writes = WriteOptions::default();
-        writes.disable_wal(true);
-        let worker = Worker::spawn("index", move |(op, request)| answer(op, execute(&db, &writes, request)))
-            .map_err(DirError::io("cannot start the thread for", path))?;
+        let spawn = |name: &str| {
+            let (db, answer) = (Arc::clone(&db), Arc::clone(&done));
+            let work = move |(op, request)| answer(op, execute(&db, request));
+            Worker::spawn(name, work).map_err(DirError::io("cannot start the thread for", path))
+        };
+        let (flusher, scanner, answer) = (spawn("index-flush")?, spawn("index-scan")?, Arc::clone(&done));
+        let work = move |(op, request)| {
+            let refused = match request {
+                IndexOp::Flush => flusher.submit((op, request)),
+                IndexOp::Scan { .. } => scanner.submit((op, request)),
+                IndexOp::Apply(_) | IndexOp::Get(_) => {
+                    answer(op, execute(&db, request));
+                    return;
+                }
+            };
+            if let Err((op, _)) = refused {
+                answer(op, Err(IoFault::Unavailable("a thread of the index is gone".to_owned())));
+            }
+        };
+        // Dropped last to first: its queue is worked off before those of the other two.
+        let worker = Worker::spawn("index", work).map_err(DirError::io("cannot start the thread for", path))?;
         Ok(Self { worker, done })
     }
 
@@ -96,7 +114,7 @@ fn settings(options: IndexOptions) -> Result<Options, rocksdb::Error> {
     Ok(settings)
 }
 
-fn execute(db: &DB, writes: &WriteOptions, request: IndexOp) -> Result<IndexReply, IoFault> {
+fn execute(db: &DB, request: IndexOp) -> Result<IndexReply, IoFault> {
     match request {
         IndexOp::Apply(changes) => {
             let mut batch = WriteBatch::default();
@@ -109,7 +127,9 @@ fn execute(db: &DB, writes: &WriteOptions, request: IndexOp) -> Result<IndexRepl
                     Change::DeleteRange(from, to) => batch.delete_range(from, to),
                 }
             }
-            db.write_opt(batch, writes).map_err(fault)?;
+            let mut writes = WriteOptions::default();
+            writes.disable_wal(true);
+            db.write_opt(batch, &writes).map_err(fault)?;
             Ok(IndexReply::Applied)
         }
         IndexOp::Flush => {

@@ -17,7 +17,7 @@ use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
 use binlog_core::ids::NodeId;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{PumpConfig, StreamMemory};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
@@ -206,6 +206,7 @@ fn machine_config(
         max_payload_bytes: usize::try_from(config.max_message_bytes)?,
         previous,
         wiped_directory_tso_needed: registered,
+        stream_memory: StreamMemory::default(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
-use binlog_cluster::pump_service::{PullItem, PullSender, PumpEvent, WriteReply};
+use binlog_cluster::pump_service::{PullSender, PumpEvent, WriteReply};
 use binlog_cluster::registry::{NodeKind, Registry};
 use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{StreamId, WriteId};
@@ -138,10 +138,10 @@ impl driver::Ports<Pump> for Ports {
                     let _ = reply.send(result);
                 }
             }
-            Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
+            Effect::StreamItems { stream, items: batch } => {
                 if let Some(items) = self.calls.streams.get(&stream) {
                     // The consumer is gone: `PullClosed` follows.
-                    let _ = items.send(PullItem { start_ts, commit_ts, payload });
+                    let _ = items.send(batch);
                 }
             }
             Effect::StreamEnd { stream, result } => {

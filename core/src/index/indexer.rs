@@ -42,6 +42,8 @@ pub struct Applied {
     /// To give back or to let pass in the waiting queue.
     pub places: Vec<Place>,
     pub gc: Option<CommitTs>,
+    /// Entries that are in the index now.
+    pub commits: Vec<(CommitTs, CommitValue)>,
 }
 
 /// A request of the indexer, in the order in which the port must see it.
@@ -78,6 +80,7 @@ struct Applying {
     end: LogPtr,
     watermark: CommitTs,
     gc: Option<CommitTs>,
+    commits: Vec<(CommitTs, CommitValue)>,
     bytes: u64,
     rotated: bool,
 }
@@ -235,7 +238,7 @@ impl Indexer {
         self.flush.rotated |= done.rotated;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(done.bytes);
         ledger.applied(&done.references);
-        Applied { places: done.places, gc: done.gc }
+        Applied { places: done.places, gc: done.gc, commits: done.commits }
     }
 
     /// Places that the apply in flight gives back (a mutation needs it).
@@ -372,8 +375,8 @@ impl Indexer {
         }
         changes.push(put(key::META_WATERMARK, encode_u64(view.logged.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;
-        let Folded { places, references, gc, .. } = folded;
-        Some(Applying { changes, places, references, end, watermark: view.logged, gc, bytes, rotated })
+        let Folded { places, references, gc, commits, .. } = folded;
+        Some(Applying { changes, places, references, end, watermark: view.logged, gc, commits, bytes, rotated })
     }
 
     fn begin_flush(&mut self, now: MonoTime) -> bool {

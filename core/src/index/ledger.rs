@@ -70,6 +70,8 @@ pub struct Folded {
     pub freeze: Option<CommitTs>,
     /// The GC point moved here.
     pub gc: Option<CommitTs>,
+    /// Entries of the index that `changes` add.
+    pub commits: Vec<(CommitTs, CommitValue)>,
 }
 
 /// Counters for status and metrics.
@@ -212,6 +214,7 @@ impl Ledger {
                 if fact.commit_ts > view.watermark && fact.commit_ts > view.gc {
                     let value = CommitValue::Fake { record: fact.span };
                     out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+                    out.commits.push((fact.commit_ts, value));
                 } else {
                     self.counters.late_fakes += 1;
                 }
@@ -439,6 +442,7 @@ fn put_commit(fact: &Fact, first: Prewrite, out: &mut Folded) {
         unknown_fields: fact.unknown_fields,
     };
     out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+    out.commits.push((fact.commit_ts, value));
 }
 
 /// Rules 4: stored and acknowledged, never inserted; the watermark stays below it.

@@ -35,6 +35,24 @@ pub struct PumpConfig {
     /// Rules 3: the registry knows this node id as not offline. Where the data directory holds nothing at all, it was wiped, and
     /// a GC point is set first.
     pub wiped_directory_tso_needed: bool,
+    pub stream_memory: StreamMemory,
+}
+
+/// What is kept in memory for streams that keep up (design 3.3). What is not there is read from index and log.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamMemory {
+    /// Bytes of log.
+    pub tail_bytes: usize,
+    /// Entries of the index.
+    pub entries: usize,
+}
+
+impl Default for StreamMemory {
+    /// Log: a third of a second of a fast disk, enough for every stream that keeps up and, at usual load, for one that was cut off for
+    /// a moment. Entries: about 100 bytes each, seconds of a busy Pump.
+    fn default() -> Self {
+        Self { tail_bytes: 32 << 20, entries: 64 << 10 }
+    }
 }
 
 impl PumpConfig {

@@ -110,7 +110,7 @@ impl Pump {
             sorter: Sorter::new(CommitTs::ZERO, None),
             unsynced: Unsynced::default(),
             space,
-            pull: Pull::default(),
+            pull: Pull::new(config.stream_memory),
             parked: Vec::new(),
             start: Start::Idle,
             life: Life::new(config.previous),
@@ -282,8 +282,10 @@ impl Pump {
                 self.acknowledge(writes);
                 self.indexer.durable(seq);
             }
-            LogEvent::Read { token, result } if self.inspect_read(token, &result) => {}
-            LogEvent::Read { token, result } => self.pull.read_done(token, result, &mut self.out),
+            LogEvent::Run { token, result } => self.pull.read_done(token, result),
+            LogEvent::Read { token, result } => {
+                self.inspect_read(token, &result);
+            }
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
     }
@@ -387,12 +389,14 @@ impl Pump {
 
     fn on_applied(&mut self) {
         let applied = self.indexer.applied(&mut self.ledger);
+        self.pull.live.applied(applied.commits);
         for place in applied.places {
             self.sorter.release(place);
             self.sorter.pass(place);
         }
         if let Some(gc) = applied.gc {
             self.gc = self.gc.max(gc);
+            self.pull.end_below(self.gc, &mut self.out);
         }
         self.move_watermark();
     }
@@ -577,6 +581,7 @@ impl Machine for Pump {
             // It may have asked for the next segment, which has to be made first.
             return self.out.poll();
         };
+        self.pull.tail.push(&sealed);
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
         if let Some(request) = request {
@@ -594,7 +599,7 @@ impl Machine for Pump {
         self.ledger.check();
         self.indexer.check();
         self.sorter.check();
-        self.pull.check(self.sorter.watermark());
+        self.pull.check(self.sorter.watermark(), &self.log);
         assert!(
             self.indexer.indexed_end() <= self.log.durable_end() || !self.start.is_done() || self.read_only.is_some(),
             "indexed beyond what is durable"

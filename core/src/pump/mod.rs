@@ -7,12 +7,15 @@ mod idle;
 pub mod input;
 mod inspect;
 mod life;
+mod live;
 pub mod machine;
 pub mod offline;
 mod outbox;
-mod pull;
+pub mod pull;
 mod recover;
 pub mod status;
+mod stream;
+mod tail;
 pub mod write;
 
 #[cfg(test)]

@@ -242,6 +242,7 @@ impl Pump {
             }
         }
         self.move_watermark();
+        self.pull.live.begin(self.max_ts);
         self.start = Start::Log(Vec::new());
         self.log.recover(loading.claims, &mut self.out.log_ops());
     }

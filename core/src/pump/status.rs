@@ -2,6 +2,7 @@
 
 use super::machine::Pump;
 use super::offline::ClosingStatus;
+use super::pull;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
@@ -35,6 +36,10 @@ pub struct PumpStatus {
     pub streams: usize,
     pub items_sent: u64,
     pub bytes_sent: u64,
+    /// How the streams were fed.
+    pub pull: pull::Counters,
+    /// Log in memory, for streams that keep up.
+    pub tail_bytes: usize,
     /// Logged fakes of this life.
     pub fakes: u64,
     /// Fakes that only moved the watermark in memory.
@@ -74,8 +79,10 @@ impl Pump {
             frozen_below: self.sorter.frozen(),
             unindexed_bytes: self.indexer.waiting_bytes(),
             streams: self.pull.len(),
-            items_sent: self.pull.items_sent,
-            bytes_sent: self.pull.bytes_sent,
+            items_sent: self.pull.counters.items_sent,
+            bytes_sent: self.pull.counters.bytes_sent,
+            pull: self.pull.counters,
+            tail_bytes: self.pull.tail.bytes(),
             fakes: self.idle.fakes,
             fakes_on_demand: self.demand.fakes,
             closing: self.closing_status(),

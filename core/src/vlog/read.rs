@@ -1,4 +1,4 @@
-//! Reads of single records (rules 2): which slot a segment is in, up to where it may be read, and the check of what came back.
+//! Reads of single records and of runs of them (rules 2): which slot a segment is in, up to where it may be read, and the check of what came back.
 //! Part of `Log`.
 
 use super::batch::record_len;
@@ -9,6 +9,7 @@ use super::record::Record;
 use super::segment::unexpected;
 use crate::fault::{Fault, IoFault};
 use crate::ids::{LogPtr, OpId, SegmentId, SlotId};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// A segment that may be read.
@@ -34,10 +35,52 @@ struct Pending {
     token: u64,
     /// `Err`: refused already; the operation only carries the answer.
     seal: Result<Seal, &'static str>,
+    is_run: bool,
+}
+
+/// Bytes of one segment that hold several records; each is verified when it is taken.
+#[derive(Debug)]
+pub struct Run {
+    seal: Seal,
+    offset: u64,
+    data: Bytes,
+}
+
+impl Run {
+    /// The record at `ptr` of `len` bytes ([`super::log::Placed::len`]); its payload shares the run's memory. The error names the place.
+    pub fn record(&self, ptr: LogPtr, len: u32) -> Result<Record, Fault> {
+        let LogPtr { segment, offset } = ptr;
+        let inside = || {
+            let from = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+            let rest = self.data.get(from..)?;
+            Some(self.data.slice_ref(rest.get(..usize::try_from(len).ok()?).unwrap_or(rest)))
+        };
+        let bytes = inside().filter(|_| segment == self.seal.segment).unwrap_or_default();
+        record(self.seal, offset, len, &bytes).map_err(|what| Fault::LogDamaged { segment, offset, what })
+    }
+
+    /// Bytes that are held as long as a record of this run is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
 }
 
 impl Reads {
     pub fn start(&mut self, ptr: LogPtr, len: u32, token: u64, ops: &mut LogOps<'_>) {
+        self.begin(ptr, len, token, false, ops);
+    }
+
+    pub fn start_run(&mut self, ptr: LogPtr, len: u32, token: u64, ops: &mut LogOps<'_>) {
+        self.begin(ptr, len, token, true, ops);
+    }
+
+    fn begin(&mut self, ptr: LogPtr, len: u32, token: u64, is_run: bool, ops: &mut LogOps<'_>) {
         let place = match self.segments.get(&ptr.segment) {
             None => Err("no such segment in this log"),
             Some(place) if ptr.offset.saturating_add(u64::from(len)) > place.end => {
@@ -51,18 +94,30 @@ impl Reads {
             // means damage, so the cost does not matter.
             Err(_) => ops.push(LogOp::List),
         };
-        self.pending.insert(op, Pending { ptr, len, token, seal: place.map(|place| place.seal) });
+        self.pending.insert(op, Pending { ptr, len, token, seal: place.map(|place| place.seal), is_run });
     }
 
     /// `false` if `op` is no read.
     pub fn handle(&mut self, op: OpId, result: &Result<LogReply, IoFault>, events: &mut Vec<LogEvent>) -> bool {
         let Some(read) = self.pending.remove(&op) else { return false };
+        let token = read.token;
+        if read.is_run {
+            let LogPtr { segment, offset } = read.ptr;
+            let result = match (read.seal, result) {
+                (Err(what), _) => Err(what.to_owned()),
+                (Ok(seal), Ok(LogReply::Data(data))) => Ok(Run { seal, offset, data: data.clone() }),
+                (Ok(_), result) => Err(unexpected("read", result)),
+            };
+            let result = result.map_err(|what| Fault::LogDamaged { segment, offset, what });
+            events.push(LogEvent::Run { token, result });
+            return true;
+        }
         let result = verify(&read, result).map_err(|what| Fault::LogDamaged {
             segment: read.ptr.segment,
             offset: read.ptr.offset,
             what,
         });
-        events.push(LogEvent::Read { token: read.token, result });
+        events.push(LogEvent::Read { token, result });
         true
     }
 }
@@ -70,12 +125,16 @@ impl Reads {
 fn verify(read: &Pending, result: &Result<LogReply, IoFault>) -> Result<Record, String> {
     let seal = read.seal?;
     let Ok(LogReply::Data(data)) = result else { return Err(unexpected("read", result)) };
-    if data.len() as u64 != u64::from(read.len) {
-        return Err(format!("only {} of {} bytes are there", data.len(), read.len));
+    record(seal, read.ptr.offset, read.len, data)
+}
+
+fn record(seal: Seal, offset: u64, len: u32, data: &Bytes) -> Result<Record, String> {
+    if data.len() as u64 != u64::from(len) {
+        return Err(format!("only {} of {len} bytes are there", data.len()));
     }
-    let record = decode_record(seal, read.ptr.offset, data)?;
-    if record_len(&record) as u64 != u64::from(read.len) {
-        return Err(format!("the record has {} bytes, not {}", record_len(&record), read.len));
+    let record = decode_record(seal, offset, data)?;
+    if record_len(&record) as u64 != u64::from(len) {
+        return Err(format!("the record has {} bytes, not {len}", record_len(&record)));
     }
     Ok(record)
 }

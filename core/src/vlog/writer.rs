@@ -174,13 +174,14 @@ impl Writer {
         let seq = BatchSeq(self.sealed_seq.0 + 1);
         self.sealed_seq = seq;
         let encoded = batch::encode(self.active.seal, self.active.end, seq, start, &batch.records);
+        let (begin, parts) = (self.active.end, encoded.parts.clone());
         let mut fold = self.fold;
         batch.records.iter().for_each(|record| fold.take(record));
         let flush = Flush::start(self.active.slot, self.active.end, encoded.parts, ops);
         self.flight = Some(Flight { flush, seq, end: encoded.end, fold });
         self.prepare_early(ops);
-        let end = LogPtr { segment: self.active.seal.segment, offset: encoded.end };
-        Some(Sealed { seq, records: encoded.placed, end })
+        let at = |offset| LogPtr { segment: self.active.seal.segment, offset };
+        Some(Sealed { seq, records: encoded.placed, start: at(begin), end: at(encoded.end), parts })
     }
 
     pub fn handle(

@@ -86,7 +86,9 @@ impl Machine for Watched {
                 (1, op.raw())
             }
             Effect::WriteReply { write, result } => (2, write.raw() << 1 | u64::from(result.is_ok())),
-            Effect::StreamItem { stream, commit_ts, .. } => (3, stream.raw() ^ commit_ts.raw()),
+            Effect::StreamItems { stream, items } => {
+                (3, items.iter().fold(stream.raw(), |fold, item| fold.rotate_left(7) ^ item.commit_ts.raw()))
+            }
             Effect::StreamEnd { stream, .. } => (4, stream.raw()),
             Effect::Fault(fault) => panic!("no fault was injected: {fault}"),
             Effect::Notice { text, .. } => (5, text.len() as u64),

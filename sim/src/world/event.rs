@@ -3,6 +3,7 @@
 use super::client::{Call, Step};
 use binlog_core::drainer;
 use binlog_core::ids::{CommitTs, OpId};
+use binlog_core::index::op::IndexOp;
 use binlog_core::node::status::NodeStatus;
 use binlog_core::pump;
 use binlog_core::sink::op::SinkOp;
@@ -40,6 +41,13 @@ pub enum Ev {
         node: usize,
         inc: u32,
         slot: u64,
+    },
+    /// A flush or a scan that has left the queue of the index.
+    IndexAside {
+        node: usize,
+        inc: u32,
+        op: OpId,
+        request: Box<IndexOp>,
     },
     IndexRun {
         node: usize,
@@ -156,6 +164,7 @@ impl Ev {
             Self::PumpTick { node, .. } => (7, *node as u64),
             Self::LogRun { node, slot, .. } => (8, *node as u64 | slot << 8),
             Self::IndexRun { node, .. } => (9, *node as u64),
+            Self::IndexAside { op, .. } => (65, op.raw()),
             Self::PumpTso { op, .. } => (10, op.raw()),
             Self::PumpPut { op, .. } => (11, op.raw()),
             Self::PumpNotify { op, .. } => (12, op.raw()),

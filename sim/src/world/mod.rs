@@ -164,6 +164,7 @@ impl World {
             Ev::PumpTick { node, inc, at } => self.pump_tick(node, inc, at),
             Ev::LogRun { node, inc, slot } => self.log_run(node, inc, slot),
             Ev::IndexRun { node, inc } => self.index_run(node, inc),
+            Ev::IndexAside { node, inc, op, request } => self.index_executed(node, inc, op, *request),
             Ev::PumpTso { node, inc, op } => self.pump_tso(node, inc, op),
             Ev::PumpPut { node, inc, op, status } => self.pump_put(node, inc, op, &status),
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),

@@ -19,7 +19,7 @@ use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{PumpConfig, StreamMemory};
 use binlog_core::pump::effect::Effect;
 use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::Pump;
@@ -153,6 +153,7 @@ impl World {
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
+            stream_memory: stream_memory(self.plan.seed, (node as u64) << 32 | u64::from(pump.inc)),
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -296,8 +297,10 @@ impl World {
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
             Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
-            Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                self.item_sent(node, stream, start_ts, commit_ts, payload);
+            Effect::StreamItems { stream, items } => {
+                for item in items {
+                    self.item_sent(node, stream, item);
+                }
             }
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
             Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
@@ -423,7 +426,20 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(proc) = &mut pump.proc else { return };
         let Some((op, request)) = proc.index.pop_front() else { return };
-        let more = !proc.index.is_empty();
+        if !proc.index.is_empty() {
+            self.schedule_index(node, inc);
+        }
+        if matches!(request, IndexOp::Scan { .. } | IndexOp::Flush) {
+            // They leave the queue: what follows may be done first.
+            let wait = skewed(&mut self.pumps[node].rng, 5, 3000) * 1000;
+            self.after(wait, Ev::IndexAside { node, inc, op, request: Box::new(request) });
+        } else {
+            self.index_executed(node, inc, op, request);
+        }
+    }
+
+    pub(super) fn index_executed(&mut self, node: usize, inc: u32, op: OpId, request: IndexOp) {
+        let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc && p.proc.is_some()) else { return };
         let judged = match &request {
             IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
             _ => Ok(()),
@@ -431,9 +447,6 @@ impl World {
         let result = pump.kv.execute(request);
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
-        if more {
-            self.schedule_index(node, inc);
-        }
         self.pump_input(node, inc, Input::IndexDone { op, result });
     }
 
@@ -505,6 +518,17 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(op) = pump.proc.as_mut().and_then(|p| p.notifies.remove(&call)) else { return };
         self.notify_done(node, inc, op, result.map_err(IoFault::Unavailable));
+    }
+}
+
+/// Each life of a Pump keeps another amount for streams, so that items come from memory, from index and log, and from both in turn.
+fn stream_memory(seed: u64, life: u64) -> StreamMemory {
+    let mut rng = Rng::new(seed).fork_n("stream memory", life);
+    match rng.index(4) {
+        0 => StreamMemory { tail_bytes: 0, entries: 0 },
+        1 => StreamMemory { tail_bytes: 16 << 10, entries: 3 },
+        2 => StreamMemory { tail_bytes: 256 << 10, entries: 40 },
+        _ => StreamMemory::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{CommitTs, NodeId, StreamId};
 use binlog_core::proto::binlog::Binlog;
+use binlog_core::pump::effect::StreamItem;
 use binlog_core::pump::input::Input;
 use bytes::Bytes;
 use prost::Message;
@@ -90,14 +91,8 @@ impl World {
     }
 
     /// S1, S2, W3, D3 at emission.
-    pub(super) fn item_sent(
-        &mut self,
-        node: usize,
-        stream: StreamId,
-        start_ts: i64,
-        commit_ts: CommitTs,
-        payload: [Bytes; 2],
-    ) {
+    pub(super) fn item_sent(&mut self, node: usize, stream: StreamId, item: StreamItem) {
+        let StreamItem { start_ts, commit_ts, payload } = item;
         let ts = commit_ts.raw();
         self.trace.fold(ts);
         let payload: Bytes = if payload[1].is_empty() { payload[0].clone() } else { payload.concat().into() };

@@ -6,5 +6,6 @@ mod offline;
 mod random;
 mod recovery;
 mod streams;
+mod streams_random;
 pub(crate) mod world;
 mod writes;

@@ -7,7 +7,7 @@ use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::machine::Machine;
 use crate::node::status::{NodeState, NodeStatus};
 use crate::proto::binlog::Binlog;
-use crate::pump::config::PumpConfig;
+use crate::pump::config::{PumpConfig, StreamMemory};
 use crate::pump::effect::{Effect, Level};
 use crate::pump::input::Input;
 use crate::pump::machine::Pump;
@@ -102,6 +102,7 @@ pub fn config() -> PumpConfig {
         max_payload_bytes: 1 << 20,
         previous: Some(NodeState::Paused),
         wiped_directory_tso_needed: false,
+        stream_memory: StreamMemory::default(),
     }
 }
 
@@ -185,12 +186,16 @@ impl World {
                 Effect::WriteReply { write, result } => {
                     assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
                 }
-                Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                    let item = Sent { start_ts, commit_ts: commit_ts.raw(), payload: payload.concat() };
+                Effect::StreamItems { stream, items: sent } => {
+                    assert!(!sent.is_empty(), "no effect without an item");
                     let items = self.items.entry(stream.raw()).or_default();
-                    assert!(items.last().is_none_or(|last| last.commit_ts < item.commit_ts), "stream goes back");
-                    assert!(item.commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
-                    items.push(item);
+                    for item in sent {
+                        let (start_ts, commit_ts) = (item.start_ts, item.commit_ts.raw());
+                        let item = Sent { start_ts, commit_ts, payload: item.payload.concat() };
+                        assert!(items.last().is_none_or(|last| last.commit_ts < commit_ts), "stream goes back");
+                        assert!(commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
+                        items.push(item);
+                    }
                 }
                 Effect::StreamEnd { stream, result } => {
                     self.ended.insert(stream.raw(), result);
@@ -275,6 +280,13 @@ impl World {
     pub fn lose_index(&mut self) {
         self.disk.index.clear();
         self.disk.durable_index.clear();
+    }
+
+    /// Damages one byte at this place of the log, wherever its segment lies.
+    pub fn damage(&mut self, slot: u64, offset: u64) {
+        let file = self.disk.files.get_mut(&SlotId::new(slot)).unwrap();
+        file.visible[offset as usize] ^= 1;
+        file.durable[offset as usize] ^= 1;
     }
 
     pub fn unflushed(&self) -> usize {
@@ -403,6 +415,16 @@ pub fn p(start_ts: u64) -> Bytes {
 /// A P with another value.
 pub fn p_other(start_ts: u64) -> Bytes {
     binlog(0, start_ts, 0, b"something else")
+}
+
+/// A P whose value has this many bytes.
+pub fn p_of(start_ts: u64, bytes: usize) -> Bytes {
+    binlog(0, start_ts, 0, &vec![start_ts as u8; bytes])
+}
+
+/// What a Drainer must see of it.
+pub fn joined_of(start_ts: u64, commit_ts: u64, bytes: usize) -> Binlog {
+    Binlog::decode(binlog(1, start_ts, commit_ts, &vec![start_ts as u8; bytes])).unwrap()
 }
 
 pub fn c(start_ts: u64, commit_ts: u64) -> Bytes {
