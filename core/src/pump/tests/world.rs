@@ -72,6 +72,7 @@ pub struct World {
 pub struct Broken {
     pub sync: bool,
     pub read: bool,
+    pub fill: bool,
     pub tso: bool,
     pub registry: bool,
     pub notify: bool,
@@ -318,6 +319,17 @@ impl Disk {
                 let file = self.files.get_mut(&slot).unwrap();
                 file.durable = file.visible.clone();
                 LogReply::Synced
+            }
+            LogOp::Fill { slot, offset, len } => {
+                check(broken.fill)?;
+                let file = self.files.get_mut(&slot).unwrap();
+                file.visible.resize(file.visible.len().max((offset + len) as usize), 0);
+                file.durable = file.visible.clone();
+                LogReply::Filled
+            }
+            LogOp::Remove { slot } => {
+                self.files.remove(&slot).unwrap();
+                LogReply::Removed
             }
             LogOp::Read { slot, offset, len } => {
                 check(broken.read)?;
