@@ -52,7 +52,13 @@ pub struct Armed {
 impl VirtualDisk {
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { files: BTreeMap::new(), undead: BTreeMap::new(), rng, armed: Armed::default(), skip_directory_sync: false }
+        Self {
+            files: BTreeMap::new(),
+            undead: BTreeMap::new(),
+            rng,
+            armed: Armed::default(),
+            skip_directory_sync: false,
+        }
     }
 
     pub fn execute(&mut self, op: &LogOp) -> Result<LogReply, IoFault> {

@@ -143,7 +143,10 @@ fn slots_are_filled_with_zeros_and_removed_for_good() {
     assert!(log.read(1, offset, len).iter().all(|byte| *byte == 0));
     assert!(log.read(1, 0, offset).iter().all(|byte| *byte == 7));
     let meta = fs::metadata(root.path().join("log/000001.slot")).unwrap();
-    assert!(std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= offset + len, "the blocks exist, the file has no hole");
+    assert!(
+        std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= offset + len,
+        "the blocks exist, the file has no hole"
+    );
     assert!(matches!(log.call(LogOp::Fill { slot: other, offset: 0, len: 0 }), Ok(LogReply::Filled)));
 
     // A flush of another slot is not queued behind background work: it is answered although more of that was asked first.

@@ -51,8 +51,7 @@ struct Filling {
 
 impl Spare {
     pub const fn new(free: BTreeMap<SlotId, u64>) -> Self {
-        let counters =
-            SlotCounters { filled_bytes: 0, filled: 0, freed: 0, reused: 0, removed: 0, failed: 0 };
+        let counters = SlotCounters { filled_bytes: 0, filled: 0, freed: 0, reused: 0, removed: 0, failed: 0 };
         Self { free, filling: None, removing: BTreeSet::new(), discouraged: false, counters }
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the whole Pump over ports in memory.
 
+mod gc;
 mod life;
 mod random;
 mod recovery;
