@@ -87,7 +87,7 @@ fn commits(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
 }
 
 #[test]
-fn what_is_old_goes_and_its_slots_are_used_again() {
+pub fn what_is_old_goes_and_its_slots_are_used_again() {
     let mut world = filled(200, small(1000, GcHold::Drainers));
     let before = (status(&world), world.files().len(), world.keys("commit/"), world.keys("start/"));
     assert!(before.0.segments > 20, "{:?}", before.0);
@@ -130,7 +130,7 @@ fn what_is_old_goes_and_its_slots_are_used_again() {
 }
 
 #[test]
-fn a_drainer_that_is_not_offline_holds_it_back() {
+pub fn a_drainer_that_is_not_offline_holds_it_back() {
     for state in [NodeState::Online, NodeState::Pausing, NodeState::Paused, NodeState::Closing] {
         let mut world = filled(60, small(100, GcHold::Drainers));
         world.drainers = vec![drainer("far", NodeState::Online, at(600)), drainer("slow:8249", state, at(255))];
@@ -212,7 +212,7 @@ fn a_request_between_the_decision_and_the_deletion_is_refused() {
 }
 
 #[test]
-fn a_long_transaction_keeps_its_prewrite() {
+pub fn a_long_transaction_keeps_its_prewrite() {
     let mut world = World::new(small(100, GcHold::Drainers));
     world.start();
     world.written(p(at(7))).unwrap();
@@ -263,7 +263,7 @@ fn an_undecided_prewrite_keeps_its_segment_and_its_key() {
 }
 
 #[test]
-fn what_the_flushed_index_does_not_cover_stays() {
+pub fn what_the_flushed_index_does_not_cover_stays() {
     let mut world = World::new(small(100, GcHold::Drainers));
     world.start();
     history(&mut world, 1..=5);
@@ -305,7 +305,7 @@ fn a_read_under_way_keeps_its_segment() {
 }
 
 #[test]
-fn a_crash_at_any_step_is_harmless() {
+pub fn a_crash_at_any_step_is_harmless() {
     // steps done before the crash; whether un-synced log bytes vanish; batches that the index keeps
     for (power, kept) in [(true, 0), (true, usize::MAX), (false, 1), (false, 0)] {
         for steps in 0.. {

@@ -174,7 +174,7 @@ fn the_index_may_be_away_for_a_while() {
 }
 
 #[test]
-fn space_refuses_prewrites_only() {
+pub fn space_refuses_prewrites_only() {
     let mut world = World::online();
     world.written(p(1)).unwrap();
     // The limit and the reserve: two segments of 1 MiB and a quarter.
