@@ -148,7 +148,8 @@ impl World {
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
-            gc: GcConfig::default(),
+            // The oracles of the log know no GC yet.
+            gc: GcConfig { keep_ms: u64::MAX, ..GcConfig::default() },
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
