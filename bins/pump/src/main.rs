@@ -207,6 +207,7 @@ fn machine_config(
         previous,
         wiped_directory_tso_needed: registered,
         stream_memory: StreamMemory::default(),
+        gc: config.gc,
     })
 }
 

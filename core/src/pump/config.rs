@@ -36,6 +36,7 @@ pub struct PumpConfig {
     /// a GC point is set first.
     pub wiped_directory_tso_needed: bool,
     pub stream_memory: StreamMemory,
+    pub gc: GcConfig,
 }
 
 /// What is kept in memory for streams that keep up (design 3.3). What is not there is read from index and log.
@@ -52,6 +53,34 @@ impl Default for StreamMemory {
     /// a moment. Entries: about 100 bytes each, seconds of a busy Pump.
     fn default() -> Self {
         Self { tail_bytes: 32 << 20, entries: 64 << 10 }
+    }
+}
+
+/// When binlogs are deleted (rules 6, spec pump 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcConfig {
+    /// Binlogs are kept at least this long, by PD's clock.
+    pub keep_ms: u64,
+    pub hold: GcHold,
+    /// Between two rounds.
+    pub interval_ms: u64,
+}
+
+/// What keeps binlogs beyond their age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GcHold {
+    /// The checkpoints of all Drainers that are not offline.
+    #[default]
+    Drainers,
+    /// Nothing: a Drainer that is too far behind finds a gap.
+    Age,
+}
+
+impl Default for GcConfig {
+    /// The original's: seven days, every hour.
+    fn default() -> Self {
+        Self { keep_ms: 7 * 24 * 3_600_000, hold: GcHold::default(), interval_ms: 3_600_000 }
     }
 }
 

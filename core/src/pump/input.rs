@@ -63,6 +63,8 @@ pub enum Input {
         available: u64,
         capacity: u64,
     },
+    /// An operator asks for a round of GC now (spec pump 5); whether it began is in the status (`collector.triggered`).
+    TriggerGc,
     /// An operator's wish (spec pump 5, `PUT /state`); answered by `Effect::ActionReply`.
     Action {
         call: u64,

@@ -11,6 +11,7 @@
 //! | `life`, `offline` | registry, shutdown; going offline |
 //! | `idle`, `demand` | fakes: logged, and while a stream waits |
 //! | `inspect` | look-ups of single binlogs |
+//! | `gc` | the GC point, which segments go (rules 6) |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
 //! *written* with `sync-log = false`); the watermark moves only when an index batch was applied.
@@ -18,6 +19,7 @@
 use super::config::PumpConfig;
 use super::demand::Demand;
 use super::effect::{Effect, Level};
+use super::gc::Collector;
 use super::idle::Idle;
 use super::input::Input;
 use super::inspect::Inspect;
@@ -26,7 +28,8 @@ use super::offline::Offline;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
-use super::write::{self, Decision, Gate, Space, Unsynced};
+use super::space::Space;
+use super::write::{self, Decision, Gate, Unsynced};
 use crate::binlog::peek::Peek;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
@@ -66,6 +69,7 @@ pub struct Pump {
     pub(super) idle: Idle,
     pub(super) demand: Demand,
     pub(super) inspect: Inspect,
+    pub(super) collector: Collector,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
     /// Largest commit timestamp that was accepted.
@@ -99,7 +103,7 @@ impl Pump {
     #[must_use]
     pub fn new(config: PumpConfig) -> Self {
         let log = Log::new(config.log(), config.seed);
-        let space = Space::new(config.stop_write_at_available_space);
+        let space = Space::new(config.stop_write_at_available_space).with_reserve(config.segment_bytes);
         Self {
             now: MonoTime::ZERO,
             out: Outbox::default(),
@@ -118,6 +122,7 @@ impl Pump {
             idle: Idle::default(),
             demand: Demand::default(),
             inspect: Inspect::default(),
+            collector: Collector::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
             tso: None,
@@ -216,6 +221,7 @@ impl Pump {
     /// Stages a record. An error is a repeated P with another payload: nothing was staged.
     pub(super) fn append(&mut self, record: Record, unknown: bool, write: Option<WriteId>) -> Result<(), Fault> {
         let fact = self.accept(&record, Span::default(), unknown)?;
+        self.space.used(u64::try_from(record.payload.len()).unwrap_or(u64::MAX));
         let batch = self.log.stage(record);
         self.unsynced.stage(batch, fact, write);
         self.accepted += 1;
@@ -308,6 +314,7 @@ impl Pump {
         }
         self.indexer.forget_undurable();
         self.read_only.get_or_insert(text);
+        self.collector.give_up();
         self.on_log_unusable();
     }
 
@@ -341,7 +348,14 @@ impl Pump {
                 self.on_applied();
             }
             (Waiting::Flush, Ok(IndexReply::Flushed)) => self.indexer.flushed(),
-            (Waiting::Meta | Waiting::LoadUndecided | Waiting::LoadStarts | Waiting::LoadCommits, Ok(reply)) => {
+            (
+                Waiting::Meta
+                | Waiting::LoadSegments
+                | Waiting::LoadUndecided
+                | Waiting::LoadStarts
+                | Waiting::LoadCommits,
+                Ok(reply),
+            ) => {
                 self.on_loaded(why, reply);
             }
             (why, Ok(_)) => self.damaged_index(format!("the answer to {why:?} has another form")),
@@ -359,7 +373,11 @@ impl Pump {
             Waiting::Lookup(batch) => self.indexer.lookup_failed(batch),
             Waiting::Apply => self.indexer.apply_failed(),
             Waiting::Flush => self.indexer.flush_failed(self.now),
-            Waiting::Meta | Waiting::LoadUndecided | Waiting::LoadStarts | Waiting::LoadCommits => {
+            Waiting::Meta
+            | Waiting::LoadSegments
+            | Waiting::LoadUndecided
+            | Waiting::LoadStarts
+            | Waiting::LoadCommits => {
                 self.timers.set(Timer::StartRetry, self.now.plus_millis(INDEX_RETRY_MS));
                 return;
             }
@@ -396,7 +414,7 @@ impl Pump {
         }
         if let Some(gc) = applied.gc {
             self.gc = self.gc.max(gc);
-            self.pull.end_below(self.gc, &mut self.out);
+            self.gc_applied(gc);
         }
         self.move_watermark();
     }
@@ -412,6 +430,7 @@ impl Pump {
 
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
+        self.release_segments();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
@@ -485,13 +504,21 @@ impl Pump {
                 // `settle` asks.
                 Timer::Demand => {}
                 Timer::Closing => self.on_closing_timer(),
+                Timer::Gc => self.on_gc_timer(),
             }
         }
     }
 
     fn on_tso(&mut self, op: OpId, result: Result<Tso, IoFault>) {
         let is_tso = |why| {
-            matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::TsoForDemand)
+            matches!(
+                why,
+                Waiting::TsoForStatus
+                    | Waiting::TsoForGc
+                    | Waiting::TsoForFake
+                    | Waiting::TsoForDemand
+                    | Waiting::TsoForCollect
+            )
         };
         let Some(why) = self.out.complete(op, is_tso) else { return };
         if let Ok(ts) = result {
@@ -501,6 +528,7 @@ impl Pump {
             Waiting::TsoForGc => self.on_gc_tso(result),
             Waiting::TsoForFake => self.on_fake_tso(result),
             Waiting::TsoForDemand => self.on_demand_tso(result),
+            Waiting::TsoForCollect => self.on_collect_tso(result),
             _ => {}
         }
     }
@@ -508,8 +536,10 @@ impl Pump {
     /// Routes to GC and to going offline; a late answer is ignored.
     fn on_drainers(&mut self, op: OpId, result: Result<Vec<NodeStatus>, IoFault>) {
         let is_list = |why| matches!(why, Waiting::DrainersForGc | Waiting::DrainersForOffline);
-        if self.out.complete(op, is_list) == Some(Waiting::DrainersForOffline) {
-            self.on_drainers_for_offline(result);
+        match self.out.complete(op, is_list) {
+            Some(Waiting::DrainersForOffline) => self.on_drainers_for_offline(result),
+            Some(Waiting::DrainersForGc) => self.on_collect_drainers(result),
+            _ => {}
         }
     }
 
@@ -524,7 +554,7 @@ impl Pump {
             let result = Err(Reject::ReadFailed(self.read_only.clone().unwrap_or_default()));
             self.out.effect(Effect::StreamEnd { stream, result });
         } else if self.can_stream() {
-            self.pull.open(stream, last, credit, self.gc, &mut self.out);
+            self.pull.open(stream, last, credit, self.gc_floor(), &mut self.out);
         } else if self.parked.len() >= MAX_PARKED {
             self.out.effect(Effect::StreamEnd { stream, result: Err(Reject::Busy("starting")) });
         } else {
@@ -563,7 +593,8 @@ impl Machine for Pump {
             Input::StatusDone { op, result } => self.on_status_done(op, result),
             Input::NotifyDone { op, result } => self.on_notify_done(op, result),
             Input::DrainersDone { op, result } => self.on_drainers(op, result),
-            Input::Space { available, capacity: _ } => self.on_space(available),
+            Input::Space { available, capacity } => self.on_space(available, capacity),
+            Input::TriggerGc => self.on_trigger_gc(),
             Input::Action { call, action } => self.on_action(call, action),
             Input::ReadBinlog { call, ts } => self.read_binlog(call, ts),
             Input::Shutdown => self.on_shutdown(),

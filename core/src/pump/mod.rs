@@ -3,6 +3,7 @@
 pub mod config;
 mod demand;
 pub mod effect;
+pub mod gc;
 mod idle;
 pub mod input;
 mod inspect;
@@ -13,6 +14,7 @@ pub mod offline;
 mod outbox;
 pub mod pull;
 mod recover;
+pub mod space;
 pub mod status;
 mod stream;
 mod tail;

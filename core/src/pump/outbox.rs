@@ -30,6 +30,7 @@ pub struct Outbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
     Meta,
+    LoadSegments,
     LoadUndecided,
     LoadStarts,
     LoadCommits,
@@ -40,13 +41,14 @@ pub enum Waiting {
     TsoForStatus,
     TsoForGc,
     TsoForFake,
+    /// The present, for a round of GC.
+    TsoForCollect,
     Status,
     Notify,
     TsoForDemand,
     /// Entries of the index for `/debug/binlog`, by call.
     Inspect(u64),
     /// Entries of the Drainers, for GC.
-    #[allow(dead_code)] // until GC asks
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
     DrainersForOffline,
@@ -68,6 +70,8 @@ pub enum Timer {
     Demand,
     /// The next step of going offline.
     Closing,
+    /// The next round of GC.
+    Gc,
 }
 
 #[derive(Debug, Default)]

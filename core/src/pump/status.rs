@@ -1,8 +1,10 @@
 //! What a Pump says of itself: for `/status`, metrics and the simulator.
 
+use super::gc::GcStatus;
 use super::machine::Pump;
 use super::offline::ClosingStatus;
 use super::pull;
+use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
@@ -50,6 +52,8 @@ pub struct PumpStatus {
     pub refuses_writes: Option<String>,
     pub space_available: u64,
     pub space_writable: bool,
+    pub space: SpaceStatus,
+    pub collector: GcStatus,
     pub read_only: Option<String>,
     pub counters: Counters,
     pub unknown_completions: u64,
@@ -89,6 +93,8 @@ impl Pump {
             refuses_writes: self.refuses_writes(),
             space_available: self.space.available,
             space_writable: self.space.writable,
+            space: self.space.status(),
+            collector: self.gc_status(),
             read_only: self.read_only.clone(),
             counters: self.ledger.counters,
             unknown_completions: self.out.unknown_completions,

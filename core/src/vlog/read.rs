@@ -97,26 +97,33 @@ impl Reads {
         self.pending.insert(op, Pending { ptr, len, token, seal: place.map(|place| place.seal), is_run });
     }
 
+    /// The oldest segment that a read is under way in.
+    pub fn lowest_in_use(&self) -> Option<SegmentId> {
+        self.pending.values().map(|read| read.ptr.segment).filter(|id| self.segments.contains_key(id)).min()
+    }
+
     /// `false` if `op` is no read.
     pub fn handle(&mut self, op: OpId, result: &Result<LogReply, IoFault>, events: &mut Vec<LogEvent>) -> bool {
         let Some(read) = self.pending.remove(&op) else { return false };
+        let LogPtr { segment, offset } = read.ptr;
+        // It says nothing about what was written.
+        let unreadable = |error: &IoFault| Fault::LogUnreadable { segment, offset, what: format!("read: {error}") };
+        let damaged = |what| Fault::LogDamaged { segment, offset, what };
         let token = read.token;
         if read.is_run {
-            let LogPtr { segment, offset } = read.ptr;
             let result = match (read.seal, result) {
-                (Err(what), _) => Err(what.to_owned()),
+                (Err(what), _) => Err(damaged(what.to_owned())),
                 (Ok(seal), Ok(LogReply::Data(data))) => Ok(Run { seal, offset, data: data.clone() }),
-                (Ok(_), result) => Err(unexpected("read", result)),
+                (Ok(_), Err(error)) => Err(unreadable(error)),
+                (Ok(_), result) => Err(damaged(unexpected("read", result))),
             };
-            let result = result.map_err(|what| Fault::LogDamaged { segment, offset, what });
             events.push(LogEvent::Run { token, result });
             return true;
         }
-        let result = verify(&read, result).map_err(|what| Fault::LogDamaged {
-            segment: read.ptr.segment,
-            offset: read.ptr.offset,
-            what,
-        });
+        let result = match result {
+            Err(error) if read.seal.is_ok() => Err(unreadable(error)),
+            _ => verify(&read, result).map_err(damaged),
+        };
         events.push(LogEvent::Read { token, result });
         true
     }

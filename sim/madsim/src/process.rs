@@ -4,7 +4,7 @@ use crate::machine::Watched;
 use crate::ports::{CLUSTER, Calls, Ports, Request};
 use crate::world::{Door, World};
 use binlog_core::ids::{ClusterId, NodeId};
-use binlog_core::pump::config::{PumpConfig, StreamMemory};
+use binlog_core::pump::config::{GcConfig, PumpConfig, StreamMemory};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
 use binlog_runtime::clock::Clock;
@@ -149,5 +149,6 @@ fn config(world: &World, life: u64, previous: Option<binlog_core::node::status::
         wiped_directory_tso_needed: false,
         // Little, so that streams also read index and log.
         stream_memory: StreamMemory { tail_bytes: 64 << 10, entries: 16 },
+        gc: GcConfig::default(),
     }
 }

@@ -19,7 +19,7 @@ use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::{PumpConfig, StreamMemory};
+use binlog_core::pump::config::{GcConfig, PumpConfig, StreamMemory};
 use binlog_core::pump::effect::Effect;
 use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::Pump;
@@ -154,6 +154,8 @@ impl World {
             previous,
             wiped_directory_tso_needed: false,
             stream_memory: stream_memory(self.plan.seed, (node as u64) << 32 | u64::from(pump.inc)),
+            // The oracles of the log know no GC yet.
+            gc: GcConfig { keep_ms: u64::MAX, ..GcConfig::default() },
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -535,9 +537,12 @@ fn stream_memory(seed: u64, life: u64) -> StreamMemory {
 fn slot_of(op: &LogOp) -> u64 {
     match op {
         LogOp::List => u64::MAX,
-        LogOp::Create { slot } | LogOp::Write { slot, .. } | LogOp::Sync { slot } | LogOp::Read { slot, .. } => {
-            slot.raw()
-        }
+        LogOp::Create { slot }
+        | LogOp::Write { slot, .. }
+        | LogOp::Sync { slot }
+        | LogOp::Read { slot, .. }
+        | LogOp::Fill { slot, .. }
+        | LogOp::Remove { slot } => slot.raw(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Tests of the whole Pump over ports in memory.
 
 mod fakes;
+mod gc;
+#[cfg(feature = "canary")]
+mod gc_canary;
 mod life;
 mod offline;
 mod random;

@@ -77,6 +77,7 @@ pub struct World {
 pub struct Broken {
     pub sync: bool,
     pub read: bool,
+    pub fill: bool,
     pub tso: bool,
     pub registry: bool,
     pub notify: bool,
@@ -103,6 +104,7 @@ pub fn config() -> PumpConfig {
         previous: Some(NodeState::Paused),
         wiped_directory_tso_needed: false,
         stream_memory: StreamMemory::default(),
+        gc: crate::pump::config::GcConfig::default(),
     }
 }
 
@@ -289,6 +291,16 @@ impl World {
         file.durable[offset as usize] ^= 1;
     }
 
+    /// Slot files with their sizes.
+    pub fn files(&self) -> Vec<usize> {
+        self.disk.files.values().map(|file| file.visible.len()).collect()
+    }
+
+    /// Keys of the index with this prefix.
+    pub fn keys(&self, prefix: &str) -> usize {
+        self.disk.index.keys().filter(|key| key.starts_with(prefix.as_bytes())).count()
+    }
+
     pub fn unflushed(&self) -> usize {
         self.disk.unflushed.len()
     }
@@ -350,6 +362,17 @@ impl Disk {
                 let file = self.files.get_mut(&slot).unwrap();
                 file.durable = file.visible.clone();
                 LogReply::Synced
+            }
+            LogOp::Fill { slot, offset, len } => {
+                check(broken.fill)?;
+                let file = self.files.get_mut(&slot).unwrap();
+                file.visible.resize(file.visible.len().max((offset + len) as usize), 0);
+                file.durable = file.visible.clone();
+                LogReply::Filled
+            }
+            LogOp::Remove { slot } => {
+                self.files.remove(&slot).unwrap();
+                LogReply::Removed
             }
             LogOp::Read { slot, offset, len } => {
                 check(broken.read)?;
