@@ -5,12 +5,14 @@
 //! for at most 10 s. Plaintext only; TLS will wrap the accepted stream in [`connection`] before anything is read.
 
 use crate::transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::write_call::{Reply, WriteCalls};
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::sync::Arc;
@@ -39,8 +41,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves until `shutdown` is ready, then stops accepting and lets what is under way end within [`GRACE`]. Streams without an
 /// end (PullBinlogs) must be ended by their owner before or meanwhile.
-pub async fn serve(listener: TcpListener, grpc: Routes, http: Router, shutdown: impl Future<Output = ()>) {
-    let routers = Arc::new(Routers { grpc: grpc.prepare().into_axum_router(), http });
+pub async fn serve(listener: TcpListener, grpc: impl Into<Grpc>, http: Router, shutdown: impl Future<Output = ()>) {
+    let Grpc { routes, writes } = grpc.into();
+    let routers = Arc::new(Routers { grpc: routes.prepare().into_axum_router(), writes, http });
     let graceful = GracefulShutdown::new();
     let (cut, cut_all) = tokio::sync::watch::channel(());
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -89,8 +92,22 @@ async fn accept(
     Ok((stream, slot))
 }
 
+/// The gRPC services of a node.
+pub struct Grpc {
+    pub routes: Routes,
+    /// Takes plain WriteBinlog calls past the routes.
+    pub writes: Option<WriteCalls>,
+}
+
+impl From<Routes> for Grpc {
+    fn from(routes: Routes) -> Self {
+        Self { routes, writes: None }
+    }
+}
+
 struct Routers {
     grpc: Router,
+    writes: Option<WriteCalls>,
     http: Router,
 }
 
@@ -102,17 +119,21 @@ async fn connection(stream: TcpStream, routers: Arc<Routers>, watcher: Watcher) 
     };
     let io = TokioIo::new(tokio::io::join(Cursor::new(head).chain(reader), writer));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let router = routers.pick(request.version(), request.headers());
-        let request = request.map(Body::new);
+        let writes = routers.writes(&request);
+        let routers = Arc::clone(&routers);
         async move {
-            match router {
-                Ok(router) => router.oneshot(request).await,
+            if let Some(writes) = writes {
+                return Ok(writes.answer(request).await);
+            }
+            let response = match routers.pick(request.version(), request.headers()) {
+                Ok(router) => router.oneshot(request.map(Body::new)).await?,
                 Err(code) => {
                     let mut refusal = http::Response::new(Body::empty());
                     *refusal.status_mut() = code;
-                    Ok(refusal)
+                    refusal
                 }
-            }
+            };
+            Ok::<_, Infallible>(response.map(Reply::Routed))
         }
     });
     if is_http2 {
@@ -132,15 +153,26 @@ async fn connection(stream: TcpStream, routers: Arc<Routers>, watcher: Watcher) 
 }
 
 impl Routers {
+    /// Who answers a call that needs no router.
+    fn writes<B>(&self, request: &Request<B>) -> Option<WriteCalls> {
+        let writes = self.writes.as_ref().filter(|_| request.version() == Version::HTTP_2)?;
+        let is_grpc = is_grpc(request.headers().get(header::CONTENT_TYPE)?.as_bytes());
+        (is_grpc && WriteCalls::takes(request)).then(|| writes.clone())
+    }
+
     /// gRPC is HTTP/2 with one of the two content types that the original accepts.
     fn pick(&self, version: Version, headers: &HeaderMap) -> Result<Router, StatusCode> {
         let content_type = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         match content_type {
-            b"application/grpc" | b"application/grpc+proto" if version == Version::HTTP_2 => Ok(self.grpc.clone()),
+            own if is_grpc(own) && version == Version::HTTP_2 => Ok(self.grpc.clone()),
             other if other.starts_with(b"application/grpc") => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             _ => Ok(self.http.clone()),
         }
     }
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    matches!(content_type, b"application/grpc" | b"application/grpc+proto")
 }
 
 /// Reads until it is clear whether the peer speaks HTTP/2; what was read must be served first.

@@ -102,6 +102,14 @@ impl<I, R> Sender<I, R> {
         self.requests.send(request).await.map_err(|_| Ended)
     }
 
+    /// Hands in a request if there is room at once.
+    ///
+    /// # Errors
+    /// Gives it back when there is none, or the driver has ended.
+    pub fn try_request(&self, request: R) -> Result<(), mpsc::error::TrySendError<R>> {
+        self.requests.try_send(request)
+    }
+
     /// Room for one request, so that it can be fetched only when there is some.
     ///
     /// # Errors

@@ -5,9 +5,10 @@ mod ports;
 
 use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
+use binlog_cluster::pump_service::{self, PULL_CREDIT};
 use binlog_cluster::registry::{NodeKind, Registry};
-use binlog_cluster::server;
+use binlog_cluster::server::{self, Grpc};
+use binlog_cluster::write_call::WriteCalls;
 use binlog_core::config::pump::{KEYS, PumpSettings};
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
@@ -82,8 +83,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
-    let (handle, pump_inbox) = pump_service::channel(PULL_CREDIT);
-    tokio::spawn(forward(pump_inbox, sender.clone()));
+    let handle = pump_service::connect(PULL_CREDIT, ports::Outlet(sender.clone()));
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
@@ -94,7 +94,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
     let router = http::router(registry.clone(), pd.clone(), asker);
-    let serving = tokio::spawn(server::serve(listener, Routes::new(handle.service(limit)), router, async {
+    let writes = Some(WriteCalls::new(handle.clone(), limit));
+    let grpc = Grpc { routes: Routes::new(handle.service(limit)), writes };
+    let serving = tokio::spawn(server::serve(listener, grpc, router, async {
         let _ = serving_stopped.await;
     }));
 
@@ -187,27 +189,6 @@ fn refuse_original(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
-/// never wait.
-async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
-    loop {
-        tokio::select! {
-            biased;
-            Some(signal) = inbox.recv_signal() => sender.signal(Request::Event(signal)),
-            room = sender.room() => {
-                let Ok(room) = room else { return };
-                match inbox.recv().await {
-                    Some(event @ (PumpEvent::PullCredit { .. } | PumpEvent::PullClosed { .. })) => {
-                        sender.signal(Request::Event(event));
-                    }
-                    Some(event) => room.send(Request::Event(event)),
-                    None => return,
-                }
-            }
-        }
-    }
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
