@@ -1,5 +1,6 @@
 //! The disk's limit: a plain loop that writes a batch and waits for fdatasync, on the same file system.
 
+use crate::procfs;
 use crate::stats::Histogram;
 use anyhow::{Context, Result};
 use std::fs::{self, OpenOptions};
@@ -20,6 +21,8 @@ pub enum Room {
 pub struct Synced {
     pub batches_per_second: f64,
     pub bytes_per_second: f64,
+    /// Of the kernel mostly: copying into the page cache, finding blocks, the journal.
+    pub cpu_seconds_per_byte: f64,
     pub latency: Histogram,
 }
 
@@ -45,6 +48,8 @@ fn run(path: &Path, room: Room, batch: usize, time: Duration) -> Result<Synced> 
         file.sync_all()?;
     }
     let mut done = Synced::default();
+    let own = std::process::id();
+    let before = procfs::usage(own)?;
     let (begin, mut offset, mut count) = (Instant::now(), 0, 0_u64);
     while begin.elapsed() < time {
         if offset + batch as u64 > size {
@@ -62,6 +67,8 @@ fn run(path: &Path, room: Room, batch: usize, time: Duration) -> Result<Synced> 
     }
     let seconds = begin.elapsed().as_secs_f64();
     done.batches_per_second = count as f64 / seconds;
+    let used = procfs::usage(own)? - before;
+    done.cpu_seconds_per_byte = used.cpu_seconds / (count.max(1) as f64 * batch as f64);
     done.bytes_per_second = done.batches_per_second * batch as f64;
     Ok(done)
 }

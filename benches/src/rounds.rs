@@ -104,6 +104,7 @@ impl Bench<'_> {
             "cost",
             "CPU s/100k",
             "empty's",
+            "disk loop's",
             "ratio",
             "batch KiB",
             "written per byte",
@@ -140,6 +141,8 @@ impl Bench<'_> {
             ]);
             let (cpu, empty_cpu) =
                 (median_of(&row.pump, Measured::cpu_per_100k), median_of(&row.empty, Measured::cpu_per_100k));
+            let per_100k = 1e5 * (payload as u64 + REST) as f64;
+            let disk_cpu = median_of(&row.growing, |synced| synced.cpu_seconds_per_byte * per_100k);
             let own = median_of(&row.pump, |m| m.own.cpu_seconds * 1e5 / m.transactions.max(1) as f64);
             let written = median_of(&row.pump, |m| m.server.written as f64 / m.accepted.max(1) as f64);
             let target = if payload > 1 << 10 { 2.0 } else { 1.5 };
@@ -147,6 +150,7 @@ impl Bench<'_> {
                 name.clone(),
                 format!("{cpu:.2}"),
                 format!("{empty_cpu:.2}"),
+                format!("{disk_cpu:.2}"),
                 at_most(cpu / empty_cpu, target),
                 format!("{:.0}", median(&row.batch) / 1024.0),
                 at_most(written, if payload > 1 << 10 { 1.05 } else { 1.2 }),

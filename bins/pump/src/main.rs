@@ -45,6 +45,11 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(3);
 const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_RECORDS: usize = 4096;
 
+/// A payload is got on one thread and given back on another, thousands of times a second: glibc's allocator spends a tenth of the
+/// Pump's time on that (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     process::run(PROGRAM, run)
 }
@@ -115,7 +120,15 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         calls: ports::Calls::default(),
     };
     sender.complete(Input::Start);
-    let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    // On a worker of the runtime, beside the calls that it answers: each hand-over to the main thread would wake it first.
+    let driving = tokio::spawn(async move {
+        let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+        (code, ports, inbox)
+    });
+    let (code, mut ports, inbox) = match driving.await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
     drop(inbox);
