@@ -20,7 +20,7 @@ use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, process, retry, signals, status};
+use binlog_runtime::{driver, host, memory, process, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
@@ -45,12 +45,11 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(3);
 const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_RECORDS: usize = 4096;
 
-/// A payload is got on one thread and given back on another, thousands of times a second: glibc's allocator spends a tenth of the
-/// Pump's time on that (docs/benchmarks.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 fn main() -> ExitCode {
+    memory::give_back_at_once();
     process::run(PROGRAM, run)
 }
 
