@@ -56,7 +56,7 @@ const fn verdict(met: bool) -> &'static str {
 /// `1 KB`, `300 B`.
 #[must_use]
 pub fn size(bytes: usize) -> String {
-    if bytes >= 1024 && bytes % 1024 == 0 { format!("{} KB", bytes / 1024) } else { format!("{bytes} B") }
+    if bytes >= 1024 && bytes.is_multiple_of(1024) { format!("{} KB", bytes / 1024) } else { format!("{bytes} B") }
 }
 
 #[cfg(test)]

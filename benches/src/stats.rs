@@ -35,7 +35,7 @@ impl Histogram {
         self.count += other.count;
     }
 
-    #[must_use]
+    #[cfg(test)]
     pub const fn count(&self) -> u64 {
         self.count
     }
