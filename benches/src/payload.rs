@@ -19,7 +19,7 @@ impl Payloads {
             Self { key: Bytes::from_static(b"t\x80\0\0\0\0\0\0\x2d_r\x80\0\0\0\0\0\0\x07"), value: Bytes::new() };
         let empty = payloads.prewrite(START).len();
         // Shrinks by what the lengths around it take.
-        for row in (0..=size.saturating_sub(empty)).rev().take(16) {
+        for row in (0..=size.saturating_sub(empty)).rev().take(64) {
             payloads.value = mutation(row);
             if payloads.prewrite(START).len() <= size {
                 break;
