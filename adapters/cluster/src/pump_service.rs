@@ -7,7 +7,7 @@
 //!   credit comes back as the consumer takes;
 //! * every stream that was opened is closed exactly once, whoever ends it.
 //!
-//! A driver calls [`channel`], serves [`PumpHandle::service`], and maps [`PumpEvent`]s to the machine's inputs.
+//! A driver calls [`connect`] (or [`channel`]), serves [`PumpHandle::service`], and maps [`PumpEvent`]s to the machine's inputs.
 
 use crate::generated::binlog::pump_server::{Pump, PumpServer};
 use crate::receive_limit::ReceiveLimit;
@@ -16,11 +16,13 @@ use binlog_core::ids::{CommitTs, StreamId};
 use binlog_core::proto::binlog::{Entity, Meta, Pos, PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
 use binlog_core::pump::effect::StreamItem;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::vec;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
@@ -107,12 +109,46 @@ pub struct PumpHandle {
 
 #[derive(Debug)]
 struct Shared {
-    requests: mpsc::Sender<PumpEvent>,
-    /// Credit and closing must never wait (they are reported while polling and dropping). Bounded by construction: per stream
-    /// one closing, and one credit for each step of bytes that was emitted against credit.
-    signals: mpsc::UnboundedSender<PumpEvent>,
+    outlet: Box<dyn Outlet>,
     next_stream: AtomicU64,
     credit: u64,
+}
+
+/// Where a service's events go.
+pub trait Outlet: std::fmt::Debug + Send + Sync + 'static {
+    /// Hands over one call if there is room for it at once.
+    ///
+    /// # Errors
+    /// Gives it back when there is none, or nobody takes calls any more.
+    fn try_request(&self, event: PumpEvent) -> Result<(), TrySendError<PumpEvent>>;
+
+    /// Hands over one call, waits for room. `false`: nobody takes calls any more.
+    fn request(&self, event: PumpEvent) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+
+    /// Credit and closing must never wait (they are reported while polling and dropping). Bounded by construction: per stream
+    /// one closing, and one credit for each step of bytes that was emitted against credit.
+    fn signal(&self, event: PumpEvent);
+}
+
+/// The sending ends of a [`PumpInbox`].
+#[derive(Debug)]
+struct InboxOutlet {
+    requests: mpsc::Sender<PumpEvent>,
+    signals: mpsc::UnboundedSender<PumpEvent>,
+}
+
+impl Outlet for InboxOutlet {
+    fn try_request(&self, event: PumpEvent) -> Result<(), TrySendError<PumpEvent>> {
+        self.requests.try_send(event)
+    }
+
+    fn request(&self, event: PumpEvent) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move { self.requests.send(event).await.is_ok() })
+    }
+
+    fn signal(&self, event: PumpEvent) {
+        let _ = self.signals.send(event);
+    }
 }
 
 /// The driver's end.
@@ -127,8 +163,15 @@ pub struct PumpInbox {
 pub fn channel(credit: u64) -> (PumpHandle, PumpInbox) {
     let (requests, requests_in) = mpsc::channel(REQUEST_QUEUE);
     let (signals, signals_in) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared { requests, signals, next_stream: AtomicU64::new(1), credit: credit.max(1) });
-    (PumpHandle { shared }, PumpInbox { requests: requests_in, signals: signals_in })
+    let handle = connect(credit, InboxOutlet { requests, signals });
+    (handle, PumpInbox { requests: requests_in, signals: signals_in })
+}
+
+/// A service whose events go straight to `outlet`, without an inbox in between.
+#[must_use]
+pub fn connect(credit: u64, outlet: impl Outlet) -> PumpHandle {
+    let shared = Shared { outlet: Box::new(outlet), next_stream: AtomicU64::new(1), credit: credit.max(1) };
+    PumpHandle { shared: Arc::new(shared) }
 }
 
 impl PumpInbox {
@@ -191,20 +234,34 @@ impl PumpHandle {
             .send_compressed(CompressionEncoding::Gzip);
         ReceiveLimit::new(server, limit)
     }
+
+    /// One WriteBinlog call: returns with the acknowledgement.
+    pub(crate) async fn write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Status> {
+        let (reply, answer) = oneshot::channel();
+        self.request(PumpEvent::Write { cluster_id, payload, reply }).await?;
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reject)) => Err(status(&reject)),
+            Err(_) => Err(status(&Reject::ShuttingDown)),
+        }
+    }
+
+    async fn request(&self, event: PumpEvent) -> Result<(), Status> {
+        let taken = match self.shared.outlet.try_request(event) {
+            Ok(()) => true,
+            Err(TrySendError::Full(event)) => self.shared.outlet.request(event).await,
+            Err(TrySendError::Closed(_)) => false,
+        };
+        if taken { Ok(()) } else { Err(status(&Reject::ShuttingDown)) }
+    }
 }
 
 #[tonic::async_trait]
 impl Pump for PumpHandle {
     async fn write_binlog(&self, request: Request<WriteBinlogReq>) -> Result<Response<WriteBinlogResp>, Status> {
         let WriteBinlogReq { cluster_id, payload } = request.into_inner();
-        let (reply, answer) = oneshot::channel();
-        let event = PumpEvent::Write { cluster_id, payload, reply };
-        self.shared.requests.send(event).await.map_err(|_| status(&Reject::ShuttingDown))?;
-        match answer.await {
-            Ok(Ok(())) => Ok(Response::new(WriteBinlogResp::default())),
-            Ok(Err(reject)) => Err(status(&reject)),
-            Err(_) => Err(status(&Reject::ShuttingDown)),
-        }
+        self.write(cluster_id, payload).await?;
+        Ok(Response::new(WriteBinlogResp::default()))
     }
 
     type PullBinlogsStream = PullStream;
@@ -223,7 +280,7 @@ impl Pump for PumpHandle {
             credit,
             items: PullSender { items: sender, outstanding: Arc::clone(&outstanding), credit },
         };
-        self.shared.requests.send(event).await.map_err(|_| status(&Reject::ShuttingDown))?;
+        self.request(event).await?;
         // From here on dropping the stream, at whatever point, reports it as closed.
         Ok(Response::new(PullStream {
             stream,
@@ -269,7 +326,7 @@ impl PullStream {
         let bytes = std::mem::take(&mut self.taken);
         if bytes > 0 {
             self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
-            let _ = self.shared.signals.send(PumpEvent::PullCredit { stream: self.stream, bytes });
+            self.shared.outlet.signal(PumpEvent::PullCredit { stream: self.stream, bytes });
         }
     }
 }
@@ -311,7 +368,7 @@ impl Drop for PullStream {
     fn drop(&mut self) {
         // Closed first: whoever sees the signal must not see the stream open any more (`PumpInbox::wanted`).
         self.items.close();
-        let _ = self.shared.signals.send(PumpEvent::PullClosed { stream: self.stream });
+        self.shared.outlet.signal(PumpEvent::PullClosed { stream: self.stream });
     }
 }
 

@@ -9,12 +9,14 @@ use crate::tls::Security;
 use crate::tls::accept::Handshakes;
 use crate::transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::unix_socket::SocketListener;
+use crate::write_call::{Reply, WriteCalls};
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -53,15 +55,16 @@ pub struct Listeners {
 }
 
 /// [`serve_on`] a port without TLS.
-pub async fn serve(listener: TcpListener, grpc: Routes, http: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, grpc: impl Into<Grpc>, http: Router, shutdown: impl Future<Output = ()>) {
     serve_on(Listeners { tcp: listener, security: Security::plaintext(), unix: None }, grpc, http, shutdown).await;
 }
 
 /// Serves until `shutdown` is ready, then stops accepting and lets what is under way end within [`GRACE`]. Streams without an
 /// end (PullBinlogs) must be ended by their owner before or meanwhile.
-pub async fn serve_on(listeners: Listeners, grpc: Routes, http: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve_on(listeners: Listeners, grpc: impl Into<Grpc>, http: Router, shutdown: impl Future<Output = ()>) {
     let handshakes = Arc::new(Handshakes::new(listeners.security.clone()));
-    let routers = Arc::new(Routers { grpc: grpc.prepare().into_axum_router(), http });
+    let Grpc { routes, writes } = grpc.into();
+    let routers = Arc::new(Routers { grpc: routes.prepare().into_axum_router(), writes, http });
     let graceful = GracefulShutdown::new();
     let (cut, cut_all) = tokio::sync::watch::channel(());
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -126,8 +129,22 @@ async fn accept(
     Ok((accepted, slot))
 }
 
+/// The gRPC services of a node.
+pub struct Grpc {
+    pub routes: Routes,
+    /// Takes plain WriteBinlog calls past the routes.
+    pub writes: Option<WriteCalls>,
+}
+
+impl From<Routes> for Grpc {
+    fn from(routes: Routes) -> Self {
+        Self { routes, writes: None }
+    }
+}
+
 struct Routers {
     grpc: Router,
+    writes: Option<WriteCalls>,
     http: Router,
 }
 
@@ -161,17 +178,21 @@ where
     };
     let io = TokioIo::new(Sniffed { head, served: 0, stream });
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let router = routers.pick(request.version(), request.headers());
-        let request = request.map(Body::new);
+        let writes = routers.writes(&request);
+        let routers = Arc::clone(&routers);
         async move {
-            match router {
-                Ok(router) => router.oneshot(request).await,
+            if let Some(writes) = writes {
+                return Ok(writes.answer(request).await);
+            }
+            let response = match routers.pick(request.version(), request.headers()) {
+                Ok(router) => router.oneshot(request.map(Body::new)).await?,
                 Err(code) => {
                     let mut refusal = http::Response::new(Body::empty());
                     *refusal.status_mut() = code;
-                    Ok(refusal)
+                    refusal
                 }
-            }
+            };
+            Ok::<_, Infallible>(response.map(Reply::Routed))
         }
     });
     if is_http2 {
@@ -191,15 +212,26 @@ where
 }
 
 impl Routers {
+    /// Who answers a call that needs no router.
+    fn writes<B>(&self, request: &Request<B>) -> Option<WriteCalls> {
+        let writes = self.writes.as_ref().filter(|_| request.version() == Version::HTTP_2)?;
+        let is_grpc = is_grpc(request.headers().get(header::CONTENT_TYPE)?.as_bytes());
+        (is_grpc && WriteCalls::takes(request)).then(|| writes.clone())
+    }
+
     /// gRPC is HTTP/2 with one of the two content types that the original accepts.
     fn pick(&self, version: Version, headers: &HeaderMap) -> Result<Router, StatusCode> {
         let content_type = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         match content_type {
-            b"application/grpc" | b"application/grpc+proto" if version == Version::HTTP_2 => Ok(self.grpc.clone()),
+            own if is_grpc(own) && version == Version::HTTP_2 => Ok(self.grpc.clone()),
             other if other.starts_with(b"application/grpc") => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             _ => Ok(self.http.clone()),
         }
     }
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    matches!(content_type, b"application/grpc" | b"application/grpc+proto")
 }
 
 /// A stream whose first bytes were read already.

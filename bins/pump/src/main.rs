@@ -6,11 +6,12 @@ mod ports;
 
 use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
+use binlog_cluster::pump_service::{self, PULL_CREDIT};
 use binlog_cluster::registry::Registry;
-use binlog_cluster::server::{self, Listeners};
+use binlog_cluster::server::{self, Grpc, Listeners};
 use binlog_cluster::tls::Security;
 use binlog_cluster::unix_socket::SocketListener;
+use binlog_cluster::write_call::WriteCalls;
 use binlog_core::config::pump::{KEYS, PumpSettings};
 use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
@@ -23,7 +24,7 @@ use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, process, retry, signals, status};
+use binlog_runtime::{driver, host, memory, process, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
@@ -48,7 +49,11 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(3);
 const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_RECORDS: usize = 4096;
 
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
+
 fn main() -> ExitCode {
+    memory::give_back_at_once();
     process::run(PROGRAM, run)
 }
 
@@ -97,8 +102,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
-    let (handle, pump_inbox) = pump_service::channel(PULL_CREDIT);
-    tokio::spawn(forward(pump_inbox, sender.clone()));
+    let handle = pump_service::connect(PULL_CREDIT, ports::Outlet(sender.clone()));
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
@@ -119,7 +123,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         sender: sender.clone(),
     });
     let listeners = Listeners { tcp: listener, security, unix };
-    let serving = tokio::spawn(server::serve_on(listeners, Routes::new(handle.service(limit)), router, async {
+    let writes = Some(WriteCalls::new(handle.clone(), limit));
+    let grpc = Grpc { routes: Routes::new(handle.service(limit)), writes };
+    let serving = tokio::spawn(server::serve_on(listeners, grpc, router, async {
         let _ = serving_stopped.await;
     }));
 
@@ -140,7 +146,15 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         code: 0,
     };
     sender.complete(Input::Start);
-    let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    // On a worker of the runtime, beside the calls that it answers: each hand-over to the main thread would wake it first.
+    let driving = tokio::spawn(async move {
+        let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+        (code, ports, inbox)
+    });
+    let (code, mut ports, inbox) = match driving.await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
     drop(inbox);
@@ -227,27 +241,6 @@ fn refuse_original(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
-/// never wait.
-async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
-    loop {
-        tokio::select! {
-            biased;
-            Some(signal) = inbox.recv_signal() => sender.signal(Request::Event(signal)),
-            room = sender.room() => {
-                let Ok(room) = room else { return };
-                match inbox.recv().await {
-                    Some(event @ (PumpEvent::PullCredit { .. } | PumpEvent::PullClosed { .. })) => {
-                        sender.signal(Request::Event(event));
-                    }
-                    Some(event) => room.send(Request::Event(event)),
-                    None => return,
-                }
-            }
-        }
-    }
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {

@@ -2,7 +2,7 @@
 
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
-use binlog_cluster::pump_service::{PullSender, PumpEvent, WriteReply};
+use binlog_cluster::pump_service::{self, PullSender, PumpEvent, WriteReply};
 use binlog_cluster::registry::{NodeKind, Registry};
 use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{StreamId, WriteId};
@@ -16,14 +16,17 @@ use binlog_runtime::status::Answerer;
 use binlog_storage::index_store::IndexStore;
 use binlog_storage::log_files::LogFiles;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
+use std::pin::Pin;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 /// Exit code when another process claimed the node id: not 0, so that a supervisor says so.
 const CLAIMED: u8 = 1;
 
 /// What comes in from outside, with the means to answer.
+#[derive(Debug)]
 pub enum Request {
     Event(PumpEvent),
     /// `PUT /state`; refused with the state.
@@ -38,14 +41,35 @@ pub enum Request {
     },
 }
 
+/// Where the service hands its events in: straight to the driver.
+#[derive(Debug)]
+pub struct Outlet(pub Sender<Input, Request>);
+
+impl pump_service::Outlet for Outlet {
+    fn try_request(&self, event: PumpEvent) -> Result<(), TrySendError<PumpEvent>> {
+        self.0.try_request(Request::Event(event)).map_err(|error| match error {
+            TrySendError::Full(Request::Event(event)) => TrySendError::Full(event),
+            TrySendError::Closed(Request::Event(event)) => TrySendError::Closed(event),
+            TrySendError::Full(other) | TrySendError::Closed(other) => unreachable!("an event went in, not {other:?}"),
+        })
+    }
+
+    fn request(&self, event: PumpEvent) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move { self.0.request(Request::Event(event)).await.is_ok() })
+    }
+
+    fn signal(&self, event: PumpEvent) {
+        self.0.signal(Request::Event(event));
+    }
+}
+
 /// Calls and streams that wait for the machine.
 #[derive(Default)]
 pub struct Calls {
-    last_write: u64,
     last_call: u64,
     actions: BTreeMap<u64, oneshot::Sender<Result<(), NodeState>>>,
     look_ups: BTreeMap<u64, oneshot::Sender<Result<Bytes, String>>>,
-    writes: BTreeMap<WriteId, WriteReply>,
+    writes: Writes,
     streams: BTreeMap<StreamId, PullSender>,
 }
 
@@ -53,6 +77,33 @@ impl Calls {
     const fn next(&mut self) -> u64 {
         self.last_call += 1;
         self.last_call
+    }
+}
+
+/// Calls of WriteBinlog by their number. Answers come nearly in the order of the calls, so a window is enough: no search, and no
+/// memory to get for each call.
+#[derive(Default)]
+struct Writes {
+    /// Number of the first in the window; the first call ever has number 1.
+    first: u64,
+    waiting: VecDeque<Option<WriteReply>>,
+}
+
+impl Writes {
+    fn insert(&mut self, reply: WriteReply) -> WriteId {
+        let number = self.first.saturating_add(self.waiting.len() as u64);
+        self.waiting.push_back(Some(reply));
+        WriteId::new(number.saturating_add(1))
+    }
+
+    fn remove(&mut self, write: WriteId) -> Option<WriteReply> {
+        let at = usize::try_from(write.raw().checked_sub(1)?.checked_sub(self.first)?).ok()?;
+        let reply = self.waiting.get_mut(at)?.take();
+        while let Some(None) = self.waiting.front() {
+            self.waiting.pop_front();
+            self.first += 1;
+        }
+        reply
     }
 }
 
@@ -89,9 +140,7 @@ impl driver::Ports<Pump> for Ports {
         };
         Some(match event {
             PumpEvent::Write { cluster_id, payload, reply } => {
-                self.calls.last_write += 1;
-                let write = WriteId::new(self.calls.last_write);
-                self.calls.writes.insert(write, reply);
+                let write = self.calls.writes.insert(reply);
                 Input::Write { write, cluster_id, payload }
             }
             // Its closing may have overtaken it.
@@ -133,7 +182,7 @@ impl driver::Ports<Pump> for Ports {
                 });
             }
             Effect::WriteReply { write, result } => {
-                if let Some(reply) = self.calls.writes.remove(&write) {
+                if let Some(reply) = self.calls.writes.remove(write) {
                     // A client that gave up takes no answer.
                     let _ = reply.send(result);
                 }
@@ -206,4 +255,31 @@ async fn notify_drainers(registry: Registry) -> Result<(), IoFault> {
         "fail to notify all living drainer: {}; start it, or set its state to paused or offline if it is gone",
         failed.join(", ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_gets_its_own_answer_once_in_any_order() {
+        let mut writes = Writes::default();
+        let (ids, mut answers): (Vec<_>, Vec<_>) = (0..4)
+            .map(|_| {
+                let (reply, answer) = tokio::sync::oneshot::channel();
+                (writes.insert(reply), answer)
+            })
+            .unzip();
+        for (done, n) in [2, 0, 3, 1].into_iter().enumerate() {
+            writes.remove(ids[n]).unwrap().send(Ok(())).unwrap();
+            assert!(answers[n].try_recv().unwrap().is_ok());
+            assert!(writes.remove(ids[n]).is_none());
+            assert_eq!(writes.waiting.len(), [4, 3, 3, 0][done], "what was answered is forgotten");
+        }
+        let (reply, _answer) = tokio::sync::oneshot::channel();
+        assert_eq!(writes.insert(reply), WriteId::new(5));
+        for unknown in [0, 4, 6, u64::MAX] {
+            assert!(writes.remove(WriteId::new(unknown)).is_none(), "{unknown}");
+        }
+    }
 }
