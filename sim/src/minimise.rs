@@ -59,6 +59,7 @@ fn simpler(plan: &Plan) -> Vec<Plan> {
         change(&mut plan);
         out.push(plan);
     };
+    with(&|p| p.config.rows = 0);
     with(&|p| p.config.drainers = 0);
     with(&|p| p.config.readers = 0);
     with(&|p| p.config.pumps = p.config.pumps.saturating_sub(1).max(1));

@@ -16,6 +16,8 @@ type Judged = Result<(), (&'static str, String)>;
 pub struct Watch {
     /// Published, as last seen.
     pub published: u64,
+    /// In any life: what was once promised stays so.
+    pub highest: u64,
     /// In the index when the process started.
     persisted_before: u64,
     persisted: u64,
@@ -25,7 +27,8 @@ pub struct Watch {
 impl Watch {
     pub fn restart(&mut self, kv: &SimKv) {
         let persisted = watermark(&kv.visible);
-        *self = Self { published: 0, persisted_before: persisted, persisted, recovered: false };
+        let highest = self.highest;
+        *self = Self { published: 0, highest, persisted_before: persisted, persisted, recovered: false };
     }
 
     /// The index is about to take these changes.
@@ -60,6 +63,7 @@ impl Watch {
             return Err(("W1", format!("{now} is published after a restart, stored was {}", self.persisted_before)));
         }
         let before = std::mem::replace(&mut self.published, now);
+        self.highest = self.highest.max(now);
         Ok((now > before).then_some((before, now)))
     }
 }

@@ -102,6 +102,14 @@ settings! {
     notify = 1,
     memory_bytes = 1 << 20,
     txn_batch = 20,
+    /// 1: the upstream is the TiDB model with real rows and DDL jobs, the downstream the MySQL model.
+    rows = 0,
+    /// TiDB servers of a world with rows.
+    tidbs = 2,
+    /// How many different values a column takes: small ones collide.
+    spread = 60,
+    /// 1: Pumps ask TiKV for verdicts. 0: the world tells every Pump the outcome, see `world/tidb`.
+    verdicts = 0,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,6 +222,16 @@ kinds! {
     SinkFailOver = "sink-fail-over",
     /// The registry's answers to listings take `ms` longer, for `ms`.
     SlowRegistry = "slow-registry",
+    /// TiDB server `node` dies with all its transactions; down for `ms`.
+    CrashTidb = "crash-tidb",
+    /// `n` answers of TiKV are lost, before or after the effect (not those of commits).
+    LoseKv = "lose-kv",
+    /// The next `n` transactions never send C (with verdicts).
+    DropCommit = "drop-commit",
+    /// The answers to the next `n` commits are lost after the effect: R follows (with verdicts).
+    LoseCommit = "lose-commit",
+    /// TiKV's GC drops the evidence older than `ms` (with verdicts).
+    TikvGc = "tikv-gc",
     /// One bit at rest flips.
     Rot = "rot",
 }

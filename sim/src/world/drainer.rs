@@ -3,30 +3,35 @@
 
 use super::event::Ev;
 use super::pump::clip;
-use super::{MS, RegistryWay, World};
+use super::{Allocated, MS, Owes, RegistryWay, World};
 use crate::canary::PortCanary;
 use crate::plan::Plan;
 use crate::rng::Rng;
-use crate::sink::{Done, Downstream};
+use crate::sink::light::Downstream;
+use crate::sink::rows::RowSink;
+use crate::sink::{Done, Sink};
 use crate::trace::Weight;
 use crate::translate::SimTranslate;
 use binlog_core::drainer::config::DrainerConfig;
 use binlog_core::drainer::effect::Effect;
 use binlog_core::drainer::input::Input;
 use binlog_core::drainer::machine::Drainer;
+use binlog_core::drainer::status::DrainerStatus;
+use binlog_core::drainer::translate::Translator;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{NodeId, OpId};
 use binlog_core::machine::Machine;
 use binlog_core::node::status::NodeStatus;
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
-use binlog_core::time::MonoTime;
+use binlog_core::sink::sql::Dialect;
+use binlog_core::time::{Deadline, MonoTime};
 use binlog_sim_models::registry::Kind;
 use std::ops::Bound::{Excluded, Included};
 
 pub struct DrainerNode {
     pub inc: u32,
     proc: Option<Proc>,
-    pub sink: Downstream,
+    pub sink: Sink,
     rng: Rng,
     /// Requests of this life and of those before are void: a dump was restored.
     void: u32,
@@ -35,17 +40,66 @@ pub struct DrainerNode {
 }
 
 struct Proc {
-    drainer: Drainer<SimTranslate>,
+    drainer: Process,
     born: u64,
     armed: u64,
 }
 
+/// The machine with the translator of its workload.
+enum Process {
+    Light(Box<Drainer<SimTranslate>>),
+    Rows(Box<Drainer<Translator>>),
+}
+
+impl Process {
+    fn handle(&mut self, now: MonoTime, input: Input) {
+        match self {
+            Self::Light(drainer) => drainer.handle(now, input),
+            Self::Rows(drainer) => drainer.handle(now, input),
+        }
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        match self {
+            Self::Light(drainer) => drainer.poll_effect(),
+            Self::Rows(drainer) => drainer.poll_effect(),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Deadline> {
+        match self {
+            Self::Light(drainer) => drainer.next_deadline(),
+            Self::Rows(drainer) => drainer.next_deadline(),
+        }
+    }
+
+    fn check(&self) {
+        match self {
+            Self::Light(drainer) => drainer.check(),
+            Self::Rows(drainer) => drainer.check(),
+        }
+    }
+
+    fn status(&self) -> DrainerStatus {
+        match self {
+            Self::Light(drainer) => drainer.status(),
+            Self::Rows(drainer) => drainer.status(),
+        }
+    }
+}
+
 impl DrainerNode {
     pub fn new(plan: &Plan, canary: Option<PortCanary>) -> Self {
+        if plan.config.rows > 0 {
+            let dialect = [Dialect::MySql, Dialect::MariaDb, Dialect::TiDb][(plan.seed % 3) as usize];
+            let sink = Sink::Rows(Box::new(RowSink::new(dialect)));
+            return Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 };
+        }
         let mut sink = Downstream::default();
         sink.mutations.insert_record_last = canary == Some(PortCanary::InsertRecordLast);
         sink.mutations.delete_record_unchecked = canary == Some(PortCanary::DeleteRecordUnchecked);
         sink.mutations.stale_generation_trusted = canary == Some(PortCanary::StaleGenerationTrusted);
+        let sink = Sink::Light(Box::new(sink));
         Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 }
     }
 
@@ -55,7 +109,7 @@ impl DrainerNode {
 
     /// The durable checkpoint.
     pub fn checkpoint(&self) -> u64 {
-        self.sink.row.as_ref().map_or(0, |row| row.commit_ts.raw())
+        self.sink.row().map_or(0, |row| row.commit_ts.raw())
     }
 
     pub fn reason(&self) -> String {
@@ -81,7 +135,13 @@ impl World {
         config.memory_bytes = self.plan.config.memory_bytes;
         config.txn_batch = self.plan.config.txn_batch;
         config.detect_interval_ms = 1_000;
-        self.drainer.proc = Some(Proc { drainer: Drainer::new(config), born: self.now, armed: u64::MAX });
+        config.translate.sync_ddl = true;
+        let drainer = if self.plan.config.rows > 0 {
+            Process::Rows(Box::new(Drainer::new(config)))
+        } else {
+            Process::Light(Box::new(Drainer::new(config)))
+        };
+        self.drainer.proc = Some(Proc { drainer, born: self.now, armed: u64::MAX });
         let inc = self.drainer.inc;
         self.line(Weight::Short, "drainer-0", || format!("starts (life {inc})"));
         self.drainer_input(inc, Input::Start);
@@ -213,6 +273,7 @@ impl World {
 
     pub(super) fn drainer_job(&mut self, inc: u32, op: OpId, job: Option<i64>) {
         let input = match job {
+            _ if self.tidb.is_some() => self.tidb_history(op, job),
             None => Input::HistoryDone { op, result: Ok(self.client.jobs.iter().map(|(_, j)| j.clone()).collect()) },
             Some(id) => {
                 let job = self.client.jobs.iter().find(|(own, _)| *own == id).map(|(_, json)| json.clone());
@@ -267,27 +328,39 @@ impl World {
 
     /// Every new effect, and the checkpoint, against what the upstream committed.
     pub(super) fn judge_sink(&mut self) {
-        if let Some((oracle, text)) = self.drainer.sink.broken.take() {
+        if let Some((oracle, text)) = self.drainer.sink.take_broken() {
             self.violate(oracle, text);
             return;
         }
-        let effects = &self.drainer.sink.effects;
-        self.drainer.judged = self.drainer.judged.min(effects.len());
-        let fresh: Vec<Done> = effects[self.drainer.judged..].to_vec();
-        let mut last = self.drainer.judged.checked_sub(1).map_or(0, |i| effects[i].commit_ts);
+        let effects = self.drainer.sink.effects();
+        let judged = self.drainer.judged.min(effects.len());
+        let fresh: Vec<Done> = effects[judged..].to_vec();
+        let mut last = judged.checked_sub(1).map_or(0, |i| effects[i].commit_ts);
         for done in fresh {
             self.trace.fold(done.commit_ts);
             let judged = self.judge_effect(last, done);
             self.judge(judged);
             last = done.commit_ts;
         }
-        self.drainer.judged = self.drainer.sink.effects.len();
+        self.drainer.judged = self.drainer.sink.effects().len();
         let k = self.drainer.checkpoint();
-        let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(_, a)| a.commits);
+        let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(ts, a)| self.is_owed(**ts, a));
         if let Some((ts, _)) = owed {
             let text = format!("the checkpoint is {k}, but {ts} is not applied (applied up to {last})");
             self.violate("C1", text);
         }
+    }
+
+    /// Whether a commit must have an effect in the downstream.
+    pub(super) fn is_owed(&self, ts: u64, a: &Allocated) -> bool {
+        a.commits
+            && match &a.owes {
+                Owes::Effect => true,
+                Owes::Perhaps => false,
+                Owes::Rows(tables) => {
+                    self.tidb.as_ref().is_some_and(|tidb| tables.iter().any(|table| tidb.is_there(*table, ts)))
+                }
+            }
     }
 
     fn judge_effect(&self, last: u64, done: Done) -> Result<(), (&'static str, String)> {
@@ -295,12 +368,14 @@ impl World {
         if ts <= last {
             return Err(("A1", format!("{ts} is applied after {last}: repeated, or out of order")));
         }
-        if let Some((gap, a)) = self.allocated.range((Excluded(last), Excluded(ts))).find(|(_, a)| a.commits) {
+        if let Some((gap, a)) =
+            self.allocated.range((Excluded(last), Excluded(ts))).find(|(ts, a)| self.is_owed(**ts, a))
+        {
             let text = format!("{ts} is applied after {last}; {gap} (txn {}, pump {}) is left out", a.txn, a.pump);
             return Err(("A1", text));
         }
         match self.allocated.get(&ts).filter(|a| a.commits) {
-            Some(a) if self.client.txns[a.txn as usize].digest == done.digest => Ok(()),
+            Some(a) if a.digest == done.digest => Ok(()),
             Some(a) => Err(("A1", format!("{ts} is applied with another value than txn {} wrote", a.txn))),
             None => Err(("A1", format!("{ts} is applied, but nobody committed it"))),
         }
@@ -317,7 +392,7 @@ impl World {
         let node = &mut self.drainer;
         node.void = node.inc;
         if node.sink.restore(&mut node.rng) {
-            node.judged = node.sink.effects.len();
+            node.judged = node.sink.effects().len();
             self.line(Weight::Short, "sink", || "an older dump is restored".to_owned());
         }
     }

@@ -24,6 +24,7 @@ use binlog_core::pump::machine::Pump;
 use binlog_core::time::MonoTime;
 use binlog_core::vlog::op::LogOp;
 use binlog_sim_models::registry::Kind;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub struct PumpNode {
@@ -43,9 +44,9 @@ pub struct PumpNode {
     rate: u64,
     pub view: LogView,
     pub watch: Watch,
-    /// Transactions whose P was accepted by their client here; commits (by timestamp) that were acknowledged here.
-    pub accepted: BTreeSet<usize>,
-    pub committed: BTreeMap<u64, usize>,
+    /// P (by start) and commits (by timestamp) whose acknowledgement by this Pump reached their client.
+    pub accepted: BTreeMap<u64, Bytes>,
+    pub committed: BTreeSet<u64>,
     /// Where its reader is.
     pub reader: u64,
     pub rotten: bool,
@@ -94,8 +95,8 @@ impl PumpNode {
             index_stall: 0,
             view: LogView::default(),
             watch: Watch::default(),
-            accepted: BTreeSet::new(),
-            committed: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            committed: BTreeSet::new(),
             reader: 0,
             rotten: false,
         }

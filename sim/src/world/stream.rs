@@ -130,11 +130,10 @@ impl World {
         let Some(a) = self.allocated.get(&ts).filter(|a| a.commits && a.pump == node) else {
             return Err(("D3", format!("pump {node} sends {ts}, which nobody committed through it")));
         };
-        let txn = &self.client.txns[a.txn as usize];
-        let mut want = Binlog::decode(txn.p.clone()).unwrap_or_default();
+        let mut want = Binlog::decode(a.p.clone()).unwrap_or_default();
         (want.tp, want.commit_ts) = (1, ts.cast_signed());
         let got = Binlog::decode(payload).ok();
-        if got.as_ref() != Some(&want) || start_ts.cast_unsigned() != txn.start_ts {
+        if got.as_ref() != Some(&want) || start_ts.cast_unsigned() != a.start_ts {
             return Err(("W3", format!("pump {node} sends for {ts} another value than its client wrote: {got:?}")));
         }
         Ok(())
