@@ -268,12 +268,19 @@ impl World {
 
     fn history(&mut self, inc: u32, op: OpId, job: Option<i64>) {
         let wait = self.latency();
-        self.after(wait, Ev::DrainerJob { inc, op, job });
+        self.after(wait, Ev::DrainerJob { inc, op, job, snapshot: None });
     }
 
-    pub(super) fn drainer_job(&mut self, inc: u32, op: OpId, job: Option<i64>) {
+    pub(super) fn drainer_job(&mut self, inc: u32, op: OpId, job: Option<i64>, snapshot: Option<u64>) {
         let input = match job {
-            _ if self.tidb.is_some() => self.tidb_history(op, job),
+            _ if self.tidb.is_some() => match self.tidb_history(op, job, snapshot) {
+                Ok(input) => input,
+                Err(snapshot) => {
+                    let wait = 20 * MS + self.latency();
+                    self.after(wait, Ev::DrainerJob { inc, op, job, snapshot: Some(snapshot) });
+                    return;
+                }
+            },
             None => Input::HistoryDone { op, result: Ok(self.client.jobs.iter().map(|(_, j)| j.clone()).collect()) },
             Some(id) => {
                 let job = self.client.jobs.iter().find(|(own, _)| *own == id).map(|(_, json)| json.clone());

@@ -148,6 +148,8 @@ pub enum Ev {
         inc: u32,
         op: OpId,
         job: Option<i64>,
+        /// The snapshot, once there is one: a read waits out the locks that it meets.
+        snapshot: Option<u64>,
     },
     DrainerNotify {
         call: u64,

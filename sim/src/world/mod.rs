@@ -218,7 +218,7 @@ impl World {
             Ev::DrainerTso { inc, op } => self.drainer_tso(inc, op),
             Ev::DrainerList { inc, op } => self.drainer_list(inc, op),
             Ev::DrainerPut { inc, op, status } => self.drainer_put(inc, op, &status),
-            Ev::DrainerJob { inc, op, job } => self.drainer_job(inc, op, job),
+            Ev::DrainerJob { inc, op, job, snapshot } => self.drainer_job(inc, op, job, snapshot),
             Ev::DrainerNotify { call } => self.drainer_notify(call),
             Ev::Sink { inc, op, request } => self.sink_run(inc, op, &request),
             Ev::SinkSettle => self.sink_settle(),

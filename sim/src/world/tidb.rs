@@ -28,7 +28,7 @@ use binlog_sim_models::tidb::ddl::DdlWeights;
 use binlog_sim_models::tidb::ops::Weights;
 use binlog_sim_models::tidb::request::{BinlogKind, Call, KvOp, Reply, Request, Token};
 use binlog_sim_models::tidb::{Cluster, Config};
-use binlog_sim_models::tikv::{Tikv, TxnStatus};
+use binlog_sim_models::tikv::{KvError, Tikv, TxnStatus};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -490,25 +490,36 @@ impl World {
         }
     }
 
-    /// The DDL history at a fresh snapshot.
-    pub(super) fn tidb_history(&mut self, op: OpId, job: Option<i64>) -> DrainerIn {
-        let ts = self.tso();
-        let fault = |text: String| IoFault::Unavailable(text);
-        let read = |tikv: &Tikv, job: i64, ts: u64| tikv.history_job(job, ts).map_err(|e| fault(format!("{e:?}")));
-        let (Some(ts), Some(tidb)) = (ts, &self.tidb) else {
-            let error = fault("PD has no leader".to_owned());
-            return match job {
+    /// The DDL history at a fresh snapshot. `Err`: a lock is in the way; to be tried again at the snapshot that it carries,
+    /// as the real port does until the lock's owner ends or the lock expires.
+    pub(super) fn tidb_history(
+        &mut self,
+        op: OpId,
+        job: Option<i64>,
+        snapshot: Option<u64>,
+    ) -> Result<DrainerIn, u64> {
+        let fresh = snapshot.or_else(|| self.tso().map(|ts| ts.raw()));
+        let (Some(snapshot), Some(tidb)) = (fresh, &self.tidb) else {
+            let error = IoFault::Unavailable("PD has no leader".to_owned());
+            return Ok(match job {
                 None => DrainerIn::HistoryDone { op, result: Err(error) },
                 Some(_) => DrainerIn::JobDone { op, result: Err(error) },
-            };
+            });
         };
-        match job {
-            None => {
-                let result = tidb.tikv.history(ts.raw()).map_err(|e| fault(format!("{e:?}")));
-                DrainerIn::HistoryDone { op, result }
-            }
-            Some(job) => DrainerIn::JobDone { op, result: read(&tidb.tikv, job, ts.raw()) },
-        }
+        let fault = |error: KvError| match error {
+            KvError::Locked(_) => Err(snapshot),
+            other => Ok(IoFault::Other(format!("{other:?}"))),
+        };
+        Ok(match job {
+            None => match tidb.tikv.history(snapshot) {
+                Ok(jobs) => DrainerIn::HistoryDone { op, result: Ok(jobs) },
+                Err(error) => DrainerIn::HistoryDone { op, result: Err(fault(error)?) },
+            },
+            Some(job) => match tidb.tikv.history_job(job, snapshot) {
+                Ok(json) => DrainerIn::JobDone { op, result: Ok(json) },
+                Err(error) => DrainerIn::JobDone { op, result: Err(fault(error)?) },
+            },
+        })
     }
 
     /// A1, A4 at the end: the downstream's tables are the upstream's.
