@@ -362,7 +362,7 @@ impl World {
     pub(super) fn is_owed(&self, ts: u64, a: &Allocated) -> bool {
         a.commits
             && match &a.owes {
-                Owes::Effect => true,
+                Owes::Effect | Owes::Truncate => true,
                 Owes::Perhaps => false,
                 Owes::Rows(tables) => {
                     self.tidb.as_ref().is_some_and(|tidb| tables.iter().any(|table| tidb.is_there(*table, ts)))
@@ -372,6 +372,10 @@ impl World {
 
     fn judge_effect(&self, last: u64, done: Done) -> Result<(), (&'static str, String)> {
         let ts = done.commit_ts;
+        let again = ts == last && self.allocated.get(&ts).is_some_and(|a| a.owes == Owes::Truncate);
+        if again {
+            return Ok(());
+        }
         if ts <= last {
             return Err(("A1", format!("{ts} is applied after {last}: repeated, or out of order")));
         }

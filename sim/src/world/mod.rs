@@ -57,6 +57,8 @@ pub struct Allocated {
 pub enum Owes {
     /// One effect.
     Effect,
+    /// One, and again after an unknown outcome: TRUNCATE (rules 8).
+    Truncate,
     /// Perhaps one: what it changes may not be visible downstream.
     Perhaps,
     /// One if any of these tables is still there at its place in commit order.

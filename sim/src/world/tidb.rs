@@ -341,7 +341,8 @@ impl World {
                     tidb.gone.entry(*id).or_insert(commit_ts);
                 }
                 tidb.tables.extend(schema.tables.keys());
-                Owes::Effect
+                let query = committed.prewrite.ddl_query.as_deref().unwrap_or_default();
+                if query.starts_with(b"TRUNCATE") { Owes::Truncate } else { Owes::Effect }
             }
             What::Rows(changes) => {
                 // An update may be of columns that the downstream does not see.
