@@ -68,6 +68,24 @@ impl Watch {
     }
 }
 
+/// D6: what readers of one Pump were shown. A write that was rejected or never answered may be there, but a transaction
+/// has one place in the order, in every life of the process.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Start → commit timestamp.
+    commits: BTreeMap<u64, u64>,
+}
+
+impl Shown {
+    /// A stream carries this transaction.
+    pub fn item(&mut self, start_ts: u64, commit_ts: u64) -> Judged {
+        match *self.commits.entry(start_ts).or_insert(commit_ts) {
+            first if first == commit_ts => Ok(()),
+            first => Err(("D6", format!("start {start_ts} is shown at {commit_ts}, and was shown at {first}"))),
+        }
+    }
+}
+
 /// W2 for one commit: it is in the index, with its transaction.
 #[must_use]
 pub fn indexes(kv: &SimKv, commit_ts: u64, start_ts: u64) -> bool {
@@ -149,5 +167,17 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
     match undecided.first() {
         Some(start) => err(format!("start {start} is undecided by the log, the index does not list it")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_one_place() {
+        let mut shown = Shown::default();
+        assert!(shown.item(5, 9).is_ok() && shown.item(5, 9).is_ok() && shown.item(6, 10).is_ok());
+        assert!(shown.item(5, 11).is_err_and(|(oracle, _)| oracle == "D6"));
     }
 }

@@ -5,6 +5,7 @@ use super::event::Ev;
 use super::pump::clip;
 use super::{Allocated, MS, Owes, RegistryWay, World};
 use crate::canary::PortCanary;
+use crate::oracle::merge::Heads;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::sink::light::Downstream;
@@ -21,7 +22,7 @@ use binlog_core::drainer::translate::Translator;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{NodeId, OpId};
 use binlog_core::machine::Machine;
-use binlog_core::node::status::NodeStatus;
+use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
 use binlog_core::sink::sql::Dialect;
 use binlog_core::time::{Deadline, MonoTime};
@@ -37,6 +38,7 @@ pub struct DrainerNode {
     void: u32,
     /// Effects that were judged.
     judged: usize,
+    pub heads: Heads,
 }
 
 struct Proc {
@@ -93,14 +95,30 @@ impl DrainerNode {
         if plan.config.rows > 0 {
             let dialect = [Dialect::MySql, Dialect::MariaDb, Dialect::TiDb][(plan.seed % 3) as usize];
             let sink = Sink::Rows(Box::new(RowSink::new(dialect)));
-            return Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 };
+            return Self {
+                inc: 0,
+                proc: None,
+                sink,
+                rng: Rng::new(plan.seed).fork("sink"),
+                void: 0,
+                judged: 0,
+                heads: Heads::default(),
+            };
         }
         let mut sink = Downstream::default();
         sink.mutations.insert_record_last = canary == Some(PortCanary::InsertRecordLast);
         sink.mutations.delete_record_unchecked = canary == Some(PortCanary::DeleteRecordUnchecked);
         sink.mutations.stale_generation_trusted = canary == Some(PortCanary::StaleGenerationTrusted);
         let sink = Sink::Light(Box::new(sink));
-        Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 }
+        Self {
+            inc: 0,
+            proc: None,
+            sink,
+            rng: Rng::new(plan.seed).fork("sink"),
+            void: 0,
+            judged: 0,
+            heads: Heads::default(),
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -128,6 +146,7 @@ impl World {
             return;
         }
         self.drainer.inc += 1;
+        self.drainer.heads.start(self.drainer.inc);
         let node = NodeId::parse("drainer-0").unwrap_or_else(|_| unreachable!("a plain name"));
         let mut config = DrainerConfig::new(node, "drainer-0:8249".to_owned());
         config.initial_commit_ts = 0;
@@ -162,6 +181,16 @@ impl World {
         let now = self.now;
         let Some(proc) = &mut self.drainer.proc else { return };
         self.trace.line(now, Weight::Full, "drainer-0", || format!("<- {}", clip(&format!("{input:?}"))));
+        if let Input::PumpsDone { result: Ok(listed), .. } = &input {
+            for entry in listed {
+                let Some(node) = entry.node_id.strip_prefix("pump-").and_then(|n| n.parse().ok()) else { continue };
+                if entry.state == NodeState::Offline {
+                    self.drainer.heads.leaves(node);
+                } else {
+                    self.drainer.heads.lists(node, || proc.drainer.status().merge_position);
+                }
+            }
+        }
         let mono = MonoTime::from_nanos(now - proc.born);
         proc.drainer.handle(mono, input);
         loop {
@@ -208,6 +237,7 @@ impl World {
             Effect::SourceCredit { source, bytes } => self.grant(source, bytes),
             Effect::CloseSource { source } => self.close_source(Some(source)),
             Effect::Sink { op, request } => {
+                self.judge_sent(&request);
                 let wait = self.drainer.rng.below(3_000) * 1000 + 50_000;
                 self.after(wait, Ev::Sink { inc, op, request: Box::new(request) });
             }
@@ -355,6 +385,19 @@ impl World {
         if let Some((ts, _)) = owed {
             let text = format!("the checkpoint is {k}, but {ts} is not applied (applied up to {last})");
             self.violate("C1", text);
+        }
+    }
+
+    /// M2, when a transaction leaves for the downstream.
+    fn judge_sent(&mut self, request: &SinkOp) {
+        let last = match request {
+            SinkOp::Apply { records, .. } => records.last().copied(),
+            SinkOp::Ddl { ddl, .. } => Some(ddl.commit_ts),
+            SinkOp::Open | SinkOp::Begin { .. } | SinkOp::Save { .. } | SinkOp::Close => None,
+        };
+        if let Some(ts) = last {
+            let judged = self.drainer.heads.sends(ts.raw());
+            self.judge(judged);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
 use crate::oracle::log::LogView;
-use crate::oracle::pump::Watch;
+use crate::oracle::pump::{Shown, Watch};
 use crate::rng::{Rng, skewed};
 use crate::trace::Weight;
 use binlog_core::drainer::input::Input as DrainerIn;
@@ -44,6 +44,7 @@ pub struct PumpNode {
     rate: u64,
     pub view: LogView,
     pub watch: Watch,
+    pub shown: Shown,
     /// P (by start) and commits (by timestamp) whose acknowledgement by this Pump reached their client.
     pub accepted: BTreeMap<u64, Bytes>,
     pub committed: BTreeSet<u64>,
@@ -95,6 +96,7 @@ impl PumpNode {
             index_stall: 0,
             view: LogView::default(),
             watch: Watch::default(),
+            shown: Shown::default(),
             accepted: BTreeMap::new(),
             committed: BTreeSet::new(),
             reader: 0,

@@ -117,6 +117,8 @@ impl World {
         if !Self::is_fake(&payload, ts) {
             let judged = self.judge_item(node, start_ts, ts, &payload);
             self.judge(judged);
+            let judged = self.pumps[node].shown.item(start_ts.cast_unsigned(), ts);
+            self.judge(judged);
         }
         let cut = self.streams.get(&stream.raw()).map_or(0, |s| self.cut_until(s));
         let at = (self.now + self.latency()).max(cut);
@@ -167,7 +169,10 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
             }
-            To::Drainer { inc, source } => self.drainer_input(inc, DrainerIn::SourceItem { source, payload }),
+            To::Drainer { inc, source } => {
+                self.drainer.heads.shows(inc, node, commit_ts.raw());
+                self.drainer_input(inc, DrainerIn::SourceItem { source, payload });
+            }
         }
     }
 

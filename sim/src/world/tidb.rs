@@ -493,12 +493,7 @@ impl World {
 
     /// The DDL history at a fresh snapshot. `Err`: a lock is in the way; to be tried again at the snapshot that it carries,
     /// as the real port does until the lock's owner ends or the lock expires.
-    pub(super) fn tidb_history(
-        &mut self,
-        op: OpId,
-        job: Option<i64>,
-        snapshot: Option<u64>,
-    ) -> Result<DrainerIn, u64> {
+    pub(super) fn tidb_history(&mut self, op: OpId, job: Option<i64>, snapshot: Option<u64>) -> Result<DrainerIn, u64> {
         let fresh = snapshot.or_else(|| self.tso().map(|ts| ts.raw()));
         let (Some(snapshot), Some(tidb)) = (fresh, &self.tidb) else {
             let error = IoFault::Unavailable("PD has no leader".to_owned());
