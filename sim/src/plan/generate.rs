@@ -140,13 +140,33 @@ const NET: &[Kind] = &[
 ];
 
 /// Only where the upstream is the TiDB model.
-const TIDB: &[Kind] = &[Kind::CrashTidb, Kind::CrashTidb, Kind::LoseKv];
+const TIDB: &[Kind] = &[Kind::CrashTidb, Kind::CrashTidb, Kind::LoseKv, Kind::DropCommit, Kind::TikvGc];
+
+/// Besides the one bit that flips.
+const ROT: &[Kind] = &[Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop];
 
 /// What only verdicts of TiKV heal (rules 1).
-const VERDICTS: &[Kind] = &[Kind::DropCommit, Kind::LoseCommit, Kind::TikvGc];
+const VERDICTS: &[Kind] = &[Kind::LoseCommit];
 
 /// Worlds with rows cost several times as much as light ones.
 const ROWS_PERCENT: u64 = 20;
+
+/// Every fault that plans of this profile can hold.
+#[must_use]
+pub fn kinds(profile: Profile) -> Vec<Kind> {
+    let both = || DISK.iter().chain(NET).chain(TIDB).copied();
+    let mut kinds: Vec<Kind> = match profile {
+        Profile::Calm => return Vec::new(),
+        Profile::Swarm => both().collect(),
+        Profile::Net => NET.iter().chain(TIDB).copied().collect(),
+        Profile::Disk => DISK.to_vec(),
+        Profile::Rot => [ROT, &[Kind::Rot]].concat(),
+    };
+    kinds.extend([Kind::Join, Kind::SlowRegistry]);
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
 
 fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     let mut rng = root.fork("faults");
@@ -155,7 +175,7 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
         Profile::Net => NET.to_vec(),
         Profile::Disk => DISK.to_vec(),
-        Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop],
+        Profile::Rot => ROT.to_vec(),
     };
     if config.rows > 0 && matches!(profile, Profile::Swarm | Profile::Net) {
         kinds.extend(TIDB);

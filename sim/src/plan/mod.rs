@@ -226,11 +226,11 @@ kinds! {
     CrashTidb = "crash-tidb",
     /// `n` answers of TiKV are lost, before or after the effect (not those of commits).
     LoseKv = "lose-kv",
-    /// The next `n` transactions never send C (with verdicts).
+    /// The server of each of the next `n` commits dies before C is sent; down for `ms`.
     DropCommit = "drop-commit",
-    /// The answers to the next `n` commits are lost after the effect: R follows (with verdicts).
+    /// The answers to the next `n` commits are lost after the effect: R follows. Only verdicts heal it.
     LoseCommit = "lose-commit",
-    /// TiKV's GC drops the evidence older than `ms` (with verdicts).
+    /// TiKV's GC drops the evidence older than `ms`.
     TikvGc = "tikv-gc",
     /// One bit at rest flips.
     Rot = "rot",
@@ -245,5 +245,31 @@ impl Kind {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, n)| *n == name).map(|(k, _)| *k)
+    }
+
+    /// Its action only arms it: it fires when the next fitting operation meets it, which may be never.
+    #[must_use]
+    pub const fn waits(self) -> bool {
+        matches!(
+            self,
+            Self::FailSync
+                | Self::FailWrite
+                | Self::ShortWrite
+                | Self::FailRead
+                | Self::FailCreate
+                | Self::NoSpace
+                | Self::FailIndex
+                | Self::SinkLostBefore
+                | Self::SinkLostAfter
+                | Self::SinkLimbo
+                | Self::SinkDeadlock
+                | Self::SinkHalfDone
+                | Self::SinkFailOver
+                | Self::SinkRestore
+                | Self::LoseKv
+                | Self::DropCommit
+                | Self::LoseCommit
+                | Self::Rot
+        )
     }
 }

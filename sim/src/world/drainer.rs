@@ -6,11 +6,11 @@ use super::pump::clip;
 use super::{Allocated, MS, Owes, RegistryWay, World};
 use crate::canary::PortCanary;
 use crate::oracle::merge::Heads;
-use crate::plan::Plan;
+use crate::plan::{Kind as Fault, Plan};
 use crate::rng::Rng;
 use crate::sink::light::Downstream;
 use crate::sink::rows::RowSink;
-use crate::sink::{Done, Sink};
+use crate::sink::{Done, Sink, Way};
 use crate::trace::Weight;
 use crate::translate::SimTranslate;
 use binlog_core::drainer::config::DrainerConfig;
@@ -25,7 +25,7 @@ use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
 use binlog_core::sink::sql::Dialect;
-use binlog_core::time::{Deadline, MonoTime};
+use binlog_core::time::{Deadline, MonoTime, Tso};
 use binlog_sim_models::registry::Kind;
 use std::ops::Bound::{Excluded, Included};
 
@@ -162,6 +162,7 @@ impl World {
         };
         self.drainer.proc = Some(Proc { drainer, born: self.now, armed: u64::MAX });
         let inc = self.drainer.inc;
+        self.trace.life(self.now, || "drainer-0".to_owned(), true);
         self.line(Weight::Short, "drainer-0", || format!("starts (life {inc})"));
         self.drainer_input(inc, Input::Start);
     }
@@ -170,6 +171,7 @@ impl World {
         if self.drainer.proc.take().is_none() {
             return;
         }
+        self.trace.life(self.now, || "drainer-0".to_owned(), false);
         self.line(Weight::Short, "drainer-0", || "is killed".to_owned());
         self.close_source(None);
     }
@@ -253,6 +255,7 @@ impl World {
             Effect::Notice { text, .. } => self.line(Weight::Short, "drainer-0", || text),
             Effect::Stopped { .. } => {
                 self.drainer.proc = None;
+                self.trace.life(self.now, || "drainer-0".to_owned(), false);
                 self.line(Weight::Short, "drainer-0", || "stopped".to_owned());
                 self.close_source(None);
             }
@@ -334,10 +337,21 @@ impl World {
             return;
         }
         let node = &mut self.drainer;
+        let (next, left) = (node.sink.ways().front().copied(), node.sink.ways().len());
         let result = node.sink.run(request, &mut node.rng);
+        let fired = next.filter(|_| node.sink.ways().len() < left);
         if node.sink.has_limbo() {
             let wait = 5 + node.rng.below(2_000);
             self.after(wait * MS, Ev::SinkSettle);
+        }
+        match fired {
+            Some(Way::LostBefore) => self.fires(Fault::SinkLostBefore),
+            Some(Way::LostAfter) => self.fires(Fault::SinkLostAfter),
+            Some(Way::Limbo) => self.fires(Fault::SinkLimbo),
+            Some(Way::Deadlock) => self.fires(Fault::SinkDeadlock),
+            Some(Way::HalfDone) if matches!(request, SinkOp::Ddl { .. }) => self.fires(Fault::SinkHalfDone),
+            Some(Way::LoseSuffix) => self.fires(Fault::SinkFailOver),
+            Some(Way::HalfDone | Way::Well) | None => {}
         }
         self.sink_answer(inc, op, request, result);
     }
@@ -381,6 +395,8 @@ impl World {
         }
         self.drainer.judged = self.drainer.sink.effects().len();
         let k = self.drainer.checkpoint();
+        self.trace.point(self.now, || "applied".to_owned(), Tso::new(last).physical_ms());
+        self.trace.point(self.now, || "checkpoint".to_owned(), Tso::new(k).physical_ms());
         let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(ts, a)| self.is_owed(**ts, a));
         if let Some((ts, _)) = owed {
             let text = format!("the checkpoint is {k}, but {ts} is not applied (applied up to {last})");
@@ -447,6 +463,7 @@ impl World {
         node.void = node.inc;
         if node.sink.restore(&mut node.rng) {
             node.judged = node.sink.effects().len();
+            self.fires(Fault::SinkRestore);
             self.line(Weight::Short, "sink", || "an older dump is restored".to_owned());
         }
     }

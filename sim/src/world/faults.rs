@@ -10,6 +10,7 @@ use crate::rng::{Rng, skewed};
 use crate::sink::Way;
 use crate::trace::Weight;
 use binlog_core::pump::input::Input;
+use binlog_core::time::Tso;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 
@@ -19,8 +20,13 @@ impl World {
         let node = usize::try_from(action.node).unwrap_or(0) % self.pumps.len().max(1);
         let (ms, n) = (action.ms * MS, u32::try_from(action.n).unwrap_or(1));
         let until = self.now + ms;
-        *self.fired.entry(action.kind).or_insert(0) += 1;
+        if !action.kind.waits() {
+            self.fires(action.kind);
+        }
         self.line(Weight::Short, "plan", || format!("{} node {node} for {} ms, {n}", action.kind.name(), action.ms));
+        if let Some(timeline) = &mut self.trace.timeline {
+            timeline.fault(self.now, ms, format!("{} {node}", action.kind.name()));
+        }
         let pump = &mut self.pumps[node];
         match action.kind {
             Kind::Kill | Kind::PowerLoss => {
@@ -96,7 +102,11 @@ impl World {
                 self.after(ms, Ev::DrainerStart);
             }
             Kind::Rot => {
-                pump.rotten |= pump.disk.rot();
+                let rots = pump.disk.rot();
+                pump.rotten |= rots;
+                if rots {
+                    self.fires(Kind::Rot);
+                }
             }
         }
     }
@@ -219,6 +229,7 @@ impl World {
             Ok(None) => {}
             Ok(Some((from, to))) => {
                 self.trace.fold(to);
+                self.trace.point(self.now, || format!("watermark of pump-{node}"), Tso::new(to).physical_ms());
                 let pump = &self.pumps[node];
                 let owed =
                     self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);

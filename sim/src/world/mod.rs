@@ -92,7 +92,7 @@ pub struct World {
     target: Option<u64>,
     pub violation: Option<Violation>,
     finished: bool,
-    /// Actions that took place.
+    /// Faults that took effect.
     pub fired: BTreeMap<Kind, u64>,
     /// States and transitions that were seen.
     pub seen: BTreeMap<String, u64>,
@@ -148,6 +148,9 @@ impl World {
             self.events.push(at_us * 1000, Ev::TxnBegin { txn: index });
         }
         if self.tidb.is_some() {
+            for server in 0..self.plan.config.tidbs.max(1) {
+                self.trace.life(0, || format!("tidb-{server}"), true);
+            }
             self.after(MS, Ev::TidbSettle);
         }
         let actions: Vec<_> = self.plan.actions.iter().enumerate().map(|(i, a)| (i, a.at_us)).collect();
@@ -248,6 +251,10 @@ impl World {
 
     fn line(&mut self, weight: Weight, node: &str, text: impl FnOnce() -> String) {
         self.trace.line(self.now, weight, node, text);
+    }
+
+    pub(crate) fn fires(&mut self, kind: Kind) {
+        *self.fired.entry(kind).or_insert(0) += 1;
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {

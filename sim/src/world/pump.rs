@@ -9,6 +9,7 @@ use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
 use crate::oracle::log::LogView;
 use crate::oracle::pump::{Shown, Watch};
+use crate::plan::Kind as Injected;
 use crate::rng::{Rng, skewed};
 use crate::trace::Weight;
 use binlog_core::drainer::input::Input as DrainerIn;
@@ -170,6 +171,7 @@ impl World {
         });
         pump.watch.restart(&pump.kv);
         let inc = pump.inc;
+        self.trace.life(now, || format!("pump-{node}"), true);
         self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
         if self.plan.config.readers > 0 {
@@ -192,6 +194,7 @@ impl World {
         if power {
             pump.disk.power_loss();
         }
+        self.trace.life(self.now, || format!("pump-{node}"), false);
         self.line(Weight::Short, &format!("pump-{node}"), || (if power { "loses power" } else { "is killed" }).into());
         self.drop_streams_of(node);
     }
@@ -279,6 +282,7 @@ impl World {
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
             Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
             Effect::Stopped => {
+                self.trace.life(self.now, || format!("pump-{node}"), false);
                 self.line(Weight::Short, &format!("pump-{node}"), || "stopped".to_owned());
                 let pump = &mut self.pumps[node];
                 pump.proc = None;
@@ -349,10 +353,21 @@ impl World {
                 many => pump.view.written(*slot, at, &many.concat()),
             };
         }
+        let armed = pump.disk.armed.clone();
         let result = pump.disk.execute(&request);
+        let left = &pump.disk.armed;
+        let fired = [
+            (Injected::FailSync, left.sync < armed.sync),
+            (Injected::FailWrite, left.write < armed.write),
+            (Injected::ShortWrite, left.short_write < armed.short_write),
+            (Injected::FailRead, left.read < armed.read),
+            (Injected::FailCreate, left.create < armed.create),
+            (Injected::NoSpace, armed.no_space && matches!(result, Err(IoFault::NoSpace(_)))),
+        ];
         if let (LogOp::Sync { slot }, Ok(_)) = (&request, &result) {
             pump.view.synced(*slot);
         }
+        fired.into_iter().filter(|(_, fired)| *fired).for_each(|(kind, _)| self.fires(kind));
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         if more {
@@ -379,7 +394,11 @@ impl World {
             IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
             _ => Ok(()),
         };
+        let armed = pump.kv.armed;
         let result = pump.kv.execute(request);
+        if pump.kv.armed < armed {
+            self.fires(Injected::FailIndex);
+        }
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         if more {

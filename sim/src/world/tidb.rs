@@ -304,7 +304,12 @@ impl World {
                 let loses = if is_commit { &mut tidb.lose_commit } else { &mut tidb.lose_kv };
                 let lose = *loses > 0;
                 *loses -= u64::from(lose);
-                if lose && !is_commit && tidb.rng.percent(50) {
+                let before = lose && !is_commit && tidb.rng.percent(50);
+                if lose {
+                    self.fires(if is_commit { Kind::LoseCommit } else { Kind::LoseKv });
+                }
+                let Some(tidb) = &mut self.tidb else { return };
+                if before {
                     lost("lost before")
                 } else {
                     let reply = tidb.cluster.run_kv(now, &mut tidb.tikv, op);
@@ -370,6 +375,7 @@ impl World {
             self.violate("W2", text);
         }
         if dies {
+            self.fires(Kind::DropCommit);
             self.tidb_crash(server);
             let wait = self.tidb.as_ref().map_or(0, |tidb| tidb.drop_commit.1);
             self.after(wait * MS, Ev::TidbRestart { server });
@@ -377,6 +383,7 @@ impl World {
     }
 
     fn tidb_crash(&mut self, server: usize) {
+        self.trace.life(self.now, || format!("tidb-{server}"), false);
         self.line(Weight::Short, &format!("tidb-{server}"), || "is killed".to_owned());
         if let Some(tidb) = &mut self.tidb {
             tidb.cluster.crash(server);
@@ -387,6 +394,7 @@ impl World {
         let now = self.now / MS;
         let Some(tidb) = self.tidb.as_mut().filter(|tidb| !tidb.cluster.is_up(server)) else { return };
         tidb.cluster.restart(now, server);
+        self.trace.life(self.now, || format!("tidb-{server}"), true);
         self.line(Weight::Short, &format!("tidb-{server}"), || "starts".to_owned());
         self.tidb_poke();
     }
