@@ -16,13 +16,15 @@ pub struct RowSink {
     pub ways: VecDeque<Way>,
     pub broken: Option<(&'static str, String)>,
     dumps: VecDeque<Dump>,
+    /// The mutation of that name.
+    pub lose_statement: bool,
 }
 
 impl RowSink {
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
         let (ways, dumps) = (VecDeque::new(), VecDeque::new());
-        Self { mysql: Mysql::new(dialect), effects: Vec::new(), ways, broken: None, dumps }
+        Self { mysql: Mysql::new(dialect), effects: Vec::new(), ways, broken: None, dumps, lose_statement: false }
     }
 
     /// # Errors
@@ -53,7 +55,14 @@ impl RowSink {
             self.settle(rng.percent(50));
         }
         let before = self.mysql.checkpoint().cloned();
-        let result = self.mysql.run(op, way);
+        let result = match op {
+            SinkOp::Apply { generation, records, statements } if self.lose_statement && statements.len() > 1 => {
+                let (generation, records) = (*generation, records.clone());
+                let statements = statements.iter().take(statements.len() - 1).cloned().collect();
+                self.mysql.run(&SinkOp::Apply { generation, records, statements }, way)
+            }
+            op => self.mysql.run(op, way),
+        };
         self.sync();
         if matches!(op, SinkOp::Save { .. }) {
             self.saved(before.as_ref());

@@ -94,7 +94,9 @@ impl DrainerNode {
     pub fn new(plan: &Plan, canary: Option<PortCanary>) -> Self {
         if plan.config.rows > 0 {
             let dialect = [Dialect::MySql, Dialect::MariaDb, Dialect::TiDb][(plan.seed % 3) as usize];
-            let sink = Sink::Rows(Box::new(RowSink::new(dialect)));
+            let mut sink = RowSink::new(dialect);
+            sink.lose_statement = canary == Some(PortCanary::LoseStatement);
+            let sink = Sink::Rows(Box::new(sink));
             return Self {
                 inc: 0,
                 proc: None,
