@@ -1,8 +1,4 @@
 //! One datum, and its SQL values.
 #![no_main]
 
-#[path = "../../core/tests/codec/entry.rs"]
-#[allow(dead_code)]
-mod entry;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entry::datum(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| binlog_fuzz_targets::codec::datum(bytes));

@@ -1,8 +1,4 @@
 //! Binary JSON and its texts.
 #![no_main]
 
-#[path = "../../core/tests/codec/entry.rs"]
-#[allow(dead_code)]
-mod entry;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entry::json(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| binlog_fuzz_targets::codec::json(bytes));

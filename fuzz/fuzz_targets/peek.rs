@@ -1,8 +1,4 @@
 //! The outer message of a binlog.
 #![no_main]
 
-#[path = "../../core/tests/codec/entry.rs"]
-#[allow(dead_code)]
-mod entry;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entry::peek(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| binlog_fuzz_targets::codec::peek(bytes));

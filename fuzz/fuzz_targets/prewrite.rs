@@ -1,8 +1,4 @@
 //! The rows of a transaction.
 #![no_main]
 
-#[path = "../../core/tests/codec/entry.rs"]
-#[allow(dead_code)]
-mod entry;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entry::prewrite(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| binlog_fuzz_targets::codec::prewrite(bytes));

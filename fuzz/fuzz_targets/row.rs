@@ -1,8 +1,4 @@
 //! Rows of every kind.
 #![no_main]
 
-#[path = "../../core/tests/codec/entry.rs"]
-#[allow(dead_code)]
-mod entry;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entry::row(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| binlog_fuzz_targets::codec::row(bytes));

@@ -1,8 +1,8 @@
 //! The TiDB model against real Pumps: carries out what its servers ask for.
 //!
-//! Owns the model cluster and its TiKV. Timestamps come from the stand-in's PD; binlogs go through WriteBinlog of the real
-//! Pumps, each as a task of its own; prewrites and commits run in the model's TiKV and are copied into the stand-in's, so that
-//! the Drainer finds the DDL history (behind its lock, until the job's transaction commits) and a Pump the evidence.
+//! Owns the model cluster. Timestamps come from the stand-in's PD; binlogs go through WriteBinlog of the real Pumps, each as a
+//! task of its own; prewrites and commits run in the stand-in's TiKV (the same model), so that the Drainer finds the DDL history
+//! (behind its lock, until the job's transaction commits) and a Pump the evidence.
 //!
 //! Keeps true: what a Pump may hold of a transaction that went on elsewhere is told its end. The model's client, as TiDB's,
 //! sends C and R only to the Pump whose acknowledgement it took; a P whose acknowledgement was lost with a killed Pump stays
@@ -19,7 +19,6 @@ use binlog_core::time::Tso;
 use binlog_sim_models::rng::Rng;
 use binlog_sim_models::tidb::request::{BinlogKind, Call, KvOp, Reply, Request, Token};
 use binlog_sim_models::tidb::{Cluster, Config};
-use binlog_sim_models::tikv::{KvError, Mutation, Tikv};
 use binlog_standin::Shared;
 use bytes::Bytes;
 use prost::Message;
@@ -99,7 +98,6 @@ impl Links {
 
 pub struct Driver {
     pub cluster: Cluster,
-    tikv: Tikv,
     shared: Arc<Shared>,
     links: Links,
     sessions: usize,
@@ -124,7 +122,6 @@ impl Driver {
         let (done, inbox) = mpsc::unbounded_channel();
         Self {
             cluster,
-            tikv: Tikv::default(),
             links: Links {
                 cluster: ClusterId::new(shared.cluster_id()),
                 addresses: Arc::new(pumps.iter().map(|p| (p.node_id.clone(), p.host.clone())).collect()),
@@ -184,7 +181,7 @@ impl Driver {
             if settled.elapsed() > SETTLE {
                 settled = Instant::now();
                 if let Some(now) = self.timestamp() {
-                    self.cluster.settle(self.now(), &mut self.tikv, now.raw());
+                    self.cluster.settle(self.now(), &mut self.shared.tikv(), now.raw());
                 }
             }
             self.wait().await?;
@@ -221,8 +218,7 @@ impl Driver {
     }
 
     fn timestamp(&self) -> Option<Tso> {
-        let (physical, logical) = self.shared.tso().get(1)?;
-        Some(Tso::compose(u64::try_from(physical).ok()?, u64::try_from(logical).ok()?))
+        self.shared.timestamp()
     }
 
     fn carry_out(&mut self, request: Request) {
@@ -304,35 +300,8 @@ impl Driver {
 
     fn kv(&mut self, token: Token, op: &KvOp) {
         let now = self.now();
-        let reply = self.cluster.run_kv(now, &mut self.tikv, op);
-        self.copy(op, &reply);
+        let reply = self.cluster.run_kv(now, &mut self.shared.tikv(), op);
         self.cluster.complete(now, token, reply);
-    }
-
-    /// What happened in the model's TiKV, for readers of the stand-in's.
-    fn copy(&self, op: &KvOp, reply: &Reply) {
-        let Reply::Kv(result) = reply else { return };
-        let mut store = self.shared.store();
-        match (op, result) {
-            (KvOp::Prewrite { mutations, primary, start_ts, ttl_ms }, Ok(())) => {
-                for (key, mutation) in mutations {
-                    let value: &[u8] = if let Mutation::Put(value) = mutation { value } else { &[] };
-                    store.prewrite(key, value, primary, *start_ts, *ttl_ms);
-                }
-            }
-            (KvOp::Commit { keys, start_ts, commit_ts }, Ok(())) => {
-                for key in keys {
-                    store.commit(key, *start_ts, *commit_ts);
-                }
-            }
-            (KvOp::Rollback { keys, start_ts }, Ok(()))
-            | (KvOp::Commit { keys, start_ts, .. }, Err(KvError::TxnLockNotFound)) => {
-                for key in keys {
-                    store.rollback(key, *start_ts);
-                }
-            }
-            _ => {}
-        }
     }
 }
 

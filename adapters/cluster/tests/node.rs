@@ -4,9 +4,10 @@ use binlog_cluster::cistern_service;
 use binlog_cluster::error::NodeError;
 use binlog_cluster::generated::binlog::cistern_client::CisternClient;
 use binlog_cluster::generated::binlog::pump_client::PumpClient;
-use binlog_cluster::pump_client::{PumpWriter, notify_drainer, open, open_with};
+use binlog_cluster::pump_client::{PullOptions, PumpWriter, notify_drainer, open, open_with};
 use binlog_cluster::pump_service::{self, PullItem, PumpEvent, PumpInbox};
 use binlog_cluster::server;
+use binlog_cluster::tls::Security;
 use binlog_cluster::transport::UNLIMITED_MESSAGE;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{ClusterId, CommitTs};
@@ -244,7 +245,8 @@ async fn a_silently_dead_pump_is_noticed() {
         }
     });
     let short = std::time::Duration::from_millis(300);
-    let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, false, (short, short)).await.unwrap();
+    let options = PullOptions { keep_alive: (short, short), ..PullOptions::default() };
+    let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, options).await.unwrap();
     let first = tokio::spawn(async move { (stream.next().await, stream) });
     let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
     items.send(item(6, 10)).unwrap();
@@ -279,7 +281,7 @@ async fn notify_and_the_obsolete_calls() {
         node.notifies.recv().await.unwrap().send(Ok(())).unwrap();
         node.notifies.recv().await.unwrap().send(Err("registry is away".to_owned())).unwrap();
     });
-    notify_drainer(&address).await.unwrap();
+    notify_drainer(&address, &Security::plaintext()).await.unwrap();
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let mut client = CisternClient::new(channel);
     let status = client.notify(NotifyReq {}).await.unwrap_err();
@@ -288,7 +290,7 @@ async fn notify_and_the_obsolete_calls() {
     let mut stream = client.dump_binlog(DumpBinlogReq::default()).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().is_none());
     assert!(client.dump_ddl_jobs(DumpDdlJobsReq::default()).await.unwrap().into_inner().ddljobs.is_empty());
-    assert!(matches!(notify_drainer("no address").await, Err(NodeError::Address(_))));
+    assert!(matches!(notify_drainer("no address", &Security::plaintext()).await, Err(NodeError::Address(_))));
 }
 
 async fn http1(address: &str, request: &str) -> String {

@@ -7,8 +7,11 @@ use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
 use binlog_cluster::registry::{NodeKind, Registry};
-use binlog_cluster::server;
+use binlog_cluster::server::{self, Listeners};
+use binlog_cluster::tls::Security;
+use binlog_cluster::unix_socket::SocketListener;
 use binlog_core::config::pump::{KEYS, PumpSettings};
+use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
 use binlog_core::ids::NodeId;
@@ -51,6 +54,10 @@ fn main() -> ExitCode {
 async fn run(settings: Settings) -> anyhow::Result<u8> {
     let config = PumpSettings::from_settings(&settings, &host::default_host())?;
     tracing::info!(?config, "configuration");
+    let security = Security::load(config.security.as_ref())?;
+    for key in SecuritySettings::ignored(&settings) {
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+    }
     let dir = Path::new(&config.data_dir);
     create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
@@ -62,10 +69,16 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let identity = DirIdentity::load(dir)?;
     let listener =
         TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let unix = match &config.socket {
+        Some(path) => Some(SocketListener::bind(path).await?),
+        None => None,
+    };
     tracing::info!(
         node_id = node_id.as_str(),
         listen = config.addr,
         advertise = config.advertise_addr,
+        socket = config.socket,
+        tls = security.is_tls(),
         data_dir = config.data_dir,
         "pump starts"
     );
@@ -77,7 +90,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
             say_signal(signal);
             return Ok(0);
         }
-        known = ask_cluster(&config.pd_urls, &node_id) => known?,
+        known = ask_cluster(&config.pd_urls, &security, &node_id) => known?,
     };
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
@@ -94,7 +107,8 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
     let router = http::router(registry.clone(), pd.clone(), asker);
-    let serving = tokio::spawn(server::serve(listener, Routes::new(handle.service(limit)), router, async {
+    let listeners = Listeners { tcp: listener, security, unix };
+    let serving = tokio::spawn(server::serve_on(listeners, Routes::new(handle.service(limit)), router, async {
         let _ = serving_stopped.await;
     }));
 
@@ -126,10 +140,14 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 }
 
 /// What must be known before the machine starts; waits while PD is away.
-async fn ask_cluster(pd_urls: &[String], node_id: &NodeId) -> anyhow::Result<(PdClient, Registry, Option<NodeStatus>)> {
-    let pd = retry::forever("connect to PD", || PdClient::connect(pd_urls)).await;
+async fn ask_cluster(
+    pd_urls: &[String],
+    security: &Security,
+    node_id: &NodeId,
+) -> anyhow::Result<(PdClient, Registry, Option<NodeStatus>)> {
+    let pd = retry::forever("connect to PD", || PdClient::connect_with(pd_urls, security)).await;
     tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
-    let registry = Registry::new(pd_urls)?;
+    let registry = Registry::with_security(pd_urls, security)?;
     let entry = || registry.get(NodeKind::Pump, node_id.as_str());
     let previous = retry::forever("read this node's registry entry", entry).await;
     Ok((pd, registry, previous))

@@ -134,7 +134,7 @@ async fn notify_drainers(registry: Registry) -> Result<(), IoFault> {
     let drainers = registry.list_drainers().await.map_err(IoFault::from)?;
     let mut failed = Vec::new();
     for drainer in drainers.iter().filter(|d| d.state == NodeState::Online) {
-        match pump_client::notify_drainer(&drainer.host).await {
+        match pump_client::notify_drainer(&drainer.host, registry.security()).await {
             Ok(()) => tracing::info!(drainer = drainer.node_id, "notified"),
             Err(error) => failed.push(format!("{} at {}: {error}", drainer.node_id, drainer.host)),
         }

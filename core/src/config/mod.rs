@@ -5,5 +5,6 @@
 
 pub mod drainer;
 pub mod pump;
+pub mod security;
 pub mod settings;
 pub mod size;

@@ -1,5 +1,6 @@
 //! Configuration of a Pump (spec pump 6.2).
 
+use super::security::{SecuritySettings, parse_socket};
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls, parse_size};
 use crate::ids::NodeId;
@@ -17,7 +18,7 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "host:port that peers connect to (default: addr)",
     ),
-    Key::new("socket", "socket", Kind::Text, NotYet, "unix socket to listen on besides"),
+    Key::new("socket", "socket", Kind::Text, Honoured, "unix socket to listen on besides, as unix:///path"),
     Key::new("pd-urls", "pd-urls", Kind::Text, Honoured, "comma list of PD addresses (default http://127.0.0.1:2379)"),
     Key::new(
         "data-dir",
@@ -59,10 +60,10 @@ pub const KEYS: &[Key] = &[
     Key::new("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
     Key::new("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
     Key::new("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("security.ssl-ca", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-cert", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-key", "", Kind::Text, NotYet, ""),
-    Key::new("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
+    Key::new("security.ssl-ca", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-cert", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-key", "", Kind::Text, Honoured, ""),
+    Key::new("security.cert-allowed-cn", "", Kind::TextList, Honoured, ""),
     Key::new("storage.sync-log", "", Kind::Bool, Honoured, ""),
     Key::new("storage.segment-size", "", Kind::Text, Honoured, ""),
     Key::new("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
@@ -77,6 +78,10 @@ pub struct PumpSettings {
     pub addr: String,
     pub advertise_addr: String,
     pub pd_urls: Vec<String>,
+    /// Path of the unix socket.
+    pub socket: Option<String>,
+    /// `None`: no TLS.
+    pub security: Option<SecuritySettings>,
     pub data_dir: String,
     /// As configured; the `.node` file wins when both agree, and a contradiction refuses the start (spec pump 4.2).
     pub node_id: Option<NodeId>,
@@ -124,8 +129,9 @@ impl PumpSettings {
             0 => 2,
             n => n,
         };
+        let security = SecuritySettings::from_settings(s)?;
         Ok(Self {
-            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("http://127.0.0.1:2379"))
+            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("127.0.0.1:2379"), security.is_some())
                 .map_err(|e| s.wrong("pd-urls", e))?,
             data_dir: s.non_empty("data-dir").unwrap_or("data.pump").to_owned(),
             node_id,
@@ -135,6 +141,8 @@ impl PumpSettings {
             sync_log: s.bool("storage.sync-log").unwrap_or(true),
             segment_bytes,
             stop_write_bytes: size("storage.stop-write-at-available-space", DEFAULT_STOP_WRITE)?,
+            socket: s.non_empty("socket").map(parse_socket).transpose().map_err(|e| s.wrong("socket", e))?,
+            security,
             addr,
             advertise_addr,
         })
@@ -171,7 +179,9 @@ mod tests {
             ("addr", "nonsense"),
             ("advertise-addr", "0.0.0.0:8250"),
             ("advertise-addr", ":8250"),
+            ("socket", "pump.sock"),
             ("pd-urls", "ftp://x:1"),
+            ("pd-urls", "https://x:1"),
             ("node-id", "a/b"),
             ("gen-binlog-interval", "0"),
             ("heartbeat-interval", "-1"),

@@ -2,7 +2,7 @@
 //! and the registry; every completion comes after a delay of its own.
 
 use crate::machine::Watched;
-use crate::world::{COMPLETION_LIMIT, World};
+use crate::world::World;
 use binlog_core::fault::{IoFault, Reject};
 use binlog_core::ids::{CommitTs, OpId, StreamId, WriteId};
 use binlog_core::index::op::IndexOp;
@@ -185,10 +185,7 @@ impl driver::Ports<Watched> for Ports {
     }
 
     fn observe(&mut self, machine: &Watched) {
-        self.world.with(|s| {
-            let late = s.on_the_way.iter().find(|(_, since)| since.elapsed() >= COMPLETION_LIMIT);
-            assert!(late.is_none(), "a completion does not reach the machine: {late:?}");
-        });
+        self.world.assert_no_completion_is_lost();
         self.answerer.answer(|| machine.pump.status());
     }
 

@@ -2,7 +2,7 @@
 
 use crate::client::{FINISHED, Outcome, Way, ask, call, prewrite, read_all, transaction};
 use crate::process::{Death, Process};
-use crate::world::World;
+use crate::world::{Side, World};
 use binlog_core::ids::{CommitTs, StartTs};
 use binlog_core::node::status::NodeState;
 use binlog_core::pump::input::Input;
@@ -32,7 +32,10 @@ const READERS: u64 = 3;
 ///
 /// # Panics
 /// On every violation, with the seed in front.
-pub fn run<F: Future<Output = ()>>(seed: u64, scenario: impl FnOnce(Arc<World>) -> F + Send + 'static) -> Report {
+pub fn run<S: Side + 'static, F: Future<Output = ()>>(
+    seed: u64,
+    scenario: impl FnOnce(Arc<World<S>>) -> F + Send + 'static,
+) -> Report {
     let thread = std::thread::spawn(move || {
         let mut runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
         runtime.set_time_limit(TIME_LIMIT);

@@ -1,4 +1,5 @@
-//! What outlives a process: disk, index, registry, PD's clock, the way in for clients, what is true, and the trace.
+//! What outlives a process: PD's clock, completions on their way, the trace, and what is the lane's own (`S`): for the Pump's
+//! disk, index, registry, the way in for clients, what is true.
 
 use crate::ports::Request;
 use binlog_core::ids::{CommitTs, OpId, StartTs};
@@ -13,6 +14,7 @@ use binlog_sim::kv::SimKv;
 use binlog_sim::rng::Rng;
 use binlog_sim::trace::{Detail, Trace};
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,37 +31,78 @@ pub struct Door {
     pub asker: Asker<Input, Request, PumpStatus>,
 }
 
-pub struct State {
+pub struct State<S = PumpSide> {
+    pub rng: Rng,
+    pub trace: Trace,
+    /// Completions that were handed to the driver of this life and have not reached its machine, and since when.
+    pub on_the_way: BTreeMap<OpId, Instant>,
+    pub counts: BTreeMap<&'static str, u64>,
+    last_tso: u64,
+    side: S,
+}
+
+/// What is the lane's own reads as the state's.
+impl<S> Deref for State<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.side
+    }
+}
+
+impl<S> DerefMut for State<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.side
+    }
+}
+
+/// Around the Pump.
+pub struct PumpSide {
     pub disk: VirtualDisk,
     pub kv: SimKv,
     pub registry: Option<NodeStatus>,
     /// The process of this life knows that an entry of its own is there.
     pub registered: bool,
-    pub rng: Rng,
-    pub trace: Trace,
     pub door: Option<Door>,
-    /// Completions that were handed to the driver of this life and have not reached its machine, and since when.
-    pub on_the_way: BTreeMap<OpId, Instant>,
     /// Requests that entered the inbox of this life's driver, less those that it took out.
     pub waiting: i64,
     pub most_waiting: i64,
     /// Commits that were acknowledged; transactions that were rolled back and acknowledged so.
     pub committed: BTreeMap<CommitTs, StartTs>,
     pub rolled_back: Vec<StartTs>,
-    pub counts: BTreeMap<&'static str, u64>,
-    last_tso: u64,
+}
+
+/// What surrounds a lane's process, made from its seed.
+pub trait Side: Sized {
+    fn new(root: &Rng) -> Self;
+}
+
+impl Side for PumpSide {
+    fn new(root: &Rng) -> Self {
+        Self {
+            disk: VirtualDisk::new(root.fork("disk")),
+            kv: SimKv::new(root.fork("kv")),
+            registry: None,
+            registered: false,
+            door: None,
+            waiting: 0,
+            most_waiting: 0,
+            committed: BTreeMap::new(),
+            rolled_back: Vec::new(),
+        }
+    }
 }
 
 /// Shared by everything of one simulation. No lock is held across an await.
-pub struct World {
-    state: Mutex<State>,
+pub struct World<S = PumpSide> {
+    state: Mutex<State<S>>,
     born: Instant,
     seed: u64,
-    /// Longest time of a disk operation in milliseconds.
+    /// Longest time of a disk operation (for the Drainer: of one downstream) in milliseconds.
     pub disk_ms: u64,
-    /// Canary: this many syncs from now the completion is lost between port and driver; 0: none.
+    /// Canary: this many syncs (for the Drainer: answers of the sink) from now the completion is lost between port and driver; 0: none.
     pub lose: AtomicU64,
-    /// While true the disk stands still.
+    /// While true the disk (the downstream) stands still.
     stall: watch::Sender<bool>,
 }
 
@@ -68,32 +111,26 @@ pub const COMPLETION_LIMIT: Duration = Duration::from_secs(1);
 /// PD's time when the simulation begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
-impl World {
+impl<S: Side> World<S> {
     #[must_use]
     pub fn new(seed: u64) -> Arc<Self> {
         let root = Rng::new(seed);
         let state = State {
-            disk: VirtualDisk::new(root.fork("disk")),
-            kv: SimKv::new(root.fork("kv")),
-            registry: None,
-            registered: false,
             rng: root.fork("world"),
             trace: Trace::new(Detail::None, None),
-            door: None,
             on_the_way: BTreeMap::new(),
-            waiting: 0,
-            most_waiting: 0,
-            committed: BTreeMap::new(),
-            rolled_back: Vec::new(),
             counts: BTreeMap::new(),
             last_tso: 0,
+            side: S::new(&root),
         };
         let disk_ms = [2, 10, 60][root.fork("profile").index(3)];
         let (stall, _) = watch::channel(false);
         Arc::new(Self { state: Mutex::new(state), born: Instant::now(), seed, disk_ms, lose: AtomicU64::new(0), stall })
     }
+}
 
-    pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+impl<S> World<S> {
+    pub fn with<T>(&self, f: impl FnOnce(&mut State<S>) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -166,6 +203,29 @@ impl World {
         left == 1
     }
 
+    /// No completion that a port handed in waits longer than it may.
+    ///
+    /// # Panics
+    /// When one does.
+    pub fn assert_no_completion_is_lost(&self) {
+        self.with(|s| {
+            let late = s.on_the_way.iter().find(|(_, since)| since.elapsed() >= COMPLETION_LIMIT);
+            assert!(late.is_none(), "a completion does not reach the machine: {late:?}");
+        });
+    }
+
+    /// A completion reaches the machine.
+    ///
+    /// # Panics
+    /// When no port sent it, or too long ago.
+    pub fn arrives(&self, op: OpId) {
+        let sent = self.with(|s| s.on_the_way.remove(&op));
+        let sent = sent.unwrap_or_else(|| panic!("{op} was not sent by a port"));
+        assert!(sent.elapsed() < COMPLETION_LIMIT, "{op} waited {:?} in the inbox", sent.elapsed());
+    }
+}
+
+impl World {
     #[must_use]
     pub fn door(&self) -> Option<Door> {
         self.with(|s| s.door.clone())

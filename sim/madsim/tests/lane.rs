@@ -8,6 +8,7 @@ fn the_lane_needs_cfg_madsim() {
 
 #[cfg(madsim)]
 mod lane {
+    use binlog_madsim::drainer::scenario as drainer;
     use binlog_madsim::scenario::{full_inbox, lives, run};
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,5 +76,63 @@ mod lane {
     fn a_stop_with_a_full_inbox_ends_every_call() {
         let report = run(2, |world| full_inbox(world, true));
         assert!(report.counts["dropped"] >= 1024, "{report:?}");
+    }
+
+    #[test]
+    fn every_transaction_is_applied_once_and_in_order() {
+        let mut reached = BTreeMap::<_, u64>::new();
+        for seed in seeds() {
+            for (what, n) in run(seed, drainer::lives).counts {
+                *reached.entry(what).or_default() += n;
+            }
+        }
+        println!("{reached:?}");
+        if seeds().count() >= 12 {
+            for what in [
+                "client gave up",
+                "answer to a client that gave up",
+                "dropped",
+                "killed while stopping",
+                "notified",
+                "refused",
+                "source closed",
+                "status",
+                "stopped consistently",
+                "stream broken",
+                "time-out of a call",
+            ] {
+                assert!(reached.contains_key(what), "not reached: {what}; {reached:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_trace_of_the_drainer() {
+        for seed in seeds().take(2) {
+            assert_eq!(run(seed, drainer::lives), run(seed, drainer::lives), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_sink_lost_on_its_way_is_noticed() {
+        let panic = std::panic::catch_unwind(|| {
+            run(1, |world| async {
+                world.lose.store(5, std::sync::atomic::Ordering::Relaxed);
+                drainer::held_back(world, false).await;
+            })
+        });
+        let panic = panic.expect_err("one completion is missing");
+        let text = panic.downcast_ref::<String>().expect("a message");
+        assert!(text.contains("does not reach the machine"), "{text}");
+    }
+
+    #[test]
+    fn a_downstream_that_stands_still_holds_the_pumps_back() {
+        run(1, |world| drainer::held_back(world, false));
+    }
+
+    #[test]
+    fn a_stop_ends_although_the_downstream_stands_still() {
+        run(2, |world| drainer::held_back(world, true));
     }
 }

@@ -19,7 +19,7 @@ pub struct Pd {
     last: Tso,
     up: bool,
     gc_safe_point: u64,
-    /// Service → (safe point, virtual time at which it ends).
+    /// Service → (safe point, Unix second behind which it ends).
     services: BTreeMap<String, (u64, u64)>,
 }
 
@@ -32,8 +32,10 @@ pub struct MinService {
     pub ttl_seconds: u64,
 }
 
-/// TiDB's own GC, which never ends.
+/// TiDB's own GC, which never ends and cannot be removed.
 pub const GC_WORKER: &str = "gc_worker";
+/// The Unix second at which it ends.
+const NEVER: u64 = i64::MAX.unsigned_abs();
 /// Unix milliseconds at which simulations begin: 2026-01-01. Any recent time will do; it must be far above the ten minutes and
 /// days that rules subtract.
 pub const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -50,7 +52,7 @@ impl Pd {
     /// `epoch_ms`: Unix time at virtual time 0.
     #[must_use]
     pub fn new(epoch_ms: u64) -> Self {
-        let services = BTreeMap::from([(GC_WORKER.to_owned(), (0, u64::MAX))]);
+        let services = BTreeMap::from([(GC_WORKER.to_owned(), (0, NEVER))]);
         Self { epoch_ms, ahead_ms: 0, last: Tso::ZERO, up: true, gc_safe_point: 0, services }
     }
 
@@ -131,24 +133,29 @@ impl Pd {
         if !self.up {
             return Err(Unavailable);
         }
-        self.services.retain(|_, (_, ends)| *ends > now_ms);
+        let now_s = self.unix_s(now_ms);
+        self.services.retain(|_, (_, ends)| *ends >= now_s);
         if ttl_seconds == 0 {
-            self.services.remove(service);
-        } else if safe_point >= self.min_service(now_ms).safe_point {
-            let ends =
-                if service == GC_WORKER { u64::MAX } else { now_ms.saturating_add(ttl_seconds.saturating_mul(1000)) };
+            self.services.retain(|name, _| name != service || name == GC_WORKER);
+        } else if safe_point >= self.min_service(now_s).safe_point {
+            let ends = if service == GC_WORKER { NEVER } else { now_s.saturating_add(ttl_seconds).min(NEVER) };
             self.services.insert(service.to_owned(), (safe_point, ends));
         }
-        Ok(self.min_service(now_ms))
+        Ok(self.min_service(now_s))
     }
 
-    fn min_service(&self, now_ms: u64) -> MinService {
+    /// Services end by the host's clock, in whole seconds; a jump of the timestamps does not touch it.
+    const fn unix_s(&self, now_ms: u64) -> u64 {
+        self.epoch_ms.saturating_add(now_ms) / 1000
+    }
+
+    fn min_service(&self, now_s: u64) -> MinService {
         let smallest =
-            self.services.iter().filter(|(_, (_, ends))| *ends > now_ms).min_by_key(|(_, (point, _))| *point);
+            self.services.iter().filter(|(_, (_, ends))| *ends >= now_s).min_by_key(|(_, (point, _))| *point);
         smallest.map_or(
             MinService { service: String::new(), safe_point: 0, ttl_seconds: 0 },
             |(name, (point, ends))| {
-                let ttl_seconds = ends.saturating_sub(now_ms) / 1000;
+                let ttl_seconds = ends.saturating_sub(now_s);
                 MinService { service: name.clone(), safe_point: *point, ttl_seconds }
             },
         )
@@ -164,6 +171,15 @@ impl Pd {
         let held = self.update_service_safe_point(now_ms, GC_WORKER, u64::MAX / 1000, wanted)?.safe_point;
         self.gc_safe_point = self.gc_safe_point.max(held.min(wanted));
         Ok(self.gc_safe_point)
+    }
+
+    /// GC went on to `safe_point` whatever the services hold: it ran before they came, or behind their TTL.
+    pub fn force_gc(&mut self, safe_point: u64) -> u64 {
+        if let Some((point, _)) = self.services.get_mut(GC_WORKER) {
+            *point = safe_point.max(*point);
+        }
+        self.gc_safe_point = self.gc_safe_point.max(safe_point);
+        self.gc_safe_point
     }
 }
 
@@ -206,6 +222,32 @@ mod tests {
         assert_eq!(pd.advance_gc(hour + 59_000, 0).unwrap(), first + 5);
         assert!(pd.advance_gc(hour + 61_000, 0).unwrap() > first + 5, "the TTL has passed");
         assert_eq!(pd.gc_safe_point().unwrap(), Tso::compose(EPOCH_MS + hour + 61_000, 0).raw());
+    }
+
+    #[test]
+    fn answers_name_the_smallest_service_and_its_seconds() {
+        let mut pd = Pd::new(1_000_000);
+        let mut ask = |now_s: u64, service: &str, ttl, point| {
+            let answer = pd.update_service_safe_point((now_s - 1000) * 1000, service, ttl, point).unwrap();
+            (answer.service, answer.ttl_seconds, answer.safe_point)
+        };
+        let gc = |now_s: u64, point: u64| (GC_WORKER.to_owned(), NEVER - now_s, point);
+        assert_eq!(ask(1000, GC_WORKER, u64::MAX, 100), gc(1000, 100));
+        assert_eq!(ask(1000, "a", 10, 300), gc(1000, 100));
+        assert_eq!(ask(1000, "b", 10, 50), gc(1000, 100), "refused: below the smallest");
+        assert_eq!(ask(1001, GC_WORKER, u64::MAX, 400), ("a".into(), 9, 300), "b was not stored");
+        assert_eq!(ask(1010, "c", 0, 0), ("a".into(), 0, 300), "the last second counts");
+        assert_eq!(ask(1011, "c", 0, 0), gc(1011, 400));
+        assert_eq!(ask(1011, GC_WORKER, 0, 0), gc(1011, 400), "nobody removes the GC worker");
+    }
+
+    #[test]
+    fn a_forced_gc_passes_what_services_hold() {
+        let mut pd = Pd::default();
+        pd.update_service_safe_point(0, "pump", 60, 5).unwrap();
+        assert_eq!(pd.advance_gc(1000, 0).unwrap(), 5);
+        assert_eq!((pd.force_gc(9), pd.gc_safe_point().unwrap()), (9, 9));
+        assert_eq!(pd.force_gc(7), 9, "never back");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use binlog_core::codec::key;
 use binlog_core::time::Tso;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 #[derive(Debug, Clone, Default)]
 pub struct Tikv {
@@ -34,6 +35,8 @@ pub struct Lock {
     pub value: Mutation,
     /// Transactions that were rolled back while this lock stood.
     pub rollback_ts: BTreeSet<u64>,
+    /// Of a kind that TiDB does not use while binlog is on (rules 1): its TTL decides nothing.
+    pub use_async_commit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +111,22 @@ pub enum Action {
     LockNotExistRollback,
 }
 
+/// At which version a read looks, and which locks it may pass by: those of transactions that the reader knows to be rolled
+/// back or committed above its version (`resolved`), or committed below it (`committed`: their value is read from the lock).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot<'a> {
+    pub version: u64,
+    pub resolved: &'a [u64],
+    pub committed: &'a [u64],
+}
+
+/// Passes by no lock.
+impl From<u64> for Snapshot<'_> {
+    fn from(version: u64) -> Self {
+        Self { version, resolved: &[], committed: &[] }
+    }
+}
+
 /// A key of a scan with its value, or with the lock in its way.
 pub type Pair = (Vec<u8>, Result<Bytes, KvError>);
 
@@ -142,9 +161,50 @@ impl Tikv {
             let entry = self.keys.entry(key.clone()).or_default();
             if entry.committed(start_ts).is_none() && entry.lock.is_none() {
                 let (primary, value) = (primary.to_vec(), value.clone());
-                entry.lock = Some(Lock { start_ts, primary, ttl_ms, value, rollback_ts: BTreeSet::new() });
+                entry.lock = Some(Lock { ttl_ms, ..Lock::new(start_ts, primary, value) });
             }
         }
+        Ok(())
+    }
+
+    /// Puts a lock as it is (one of its own transaction is replaced): for what no prewrite of ours makes.
+    ///
+    /// # Errors
+    /// Another's lock, and a transaction that is decided already.
+    pub fn put_lock(&mut self, key: &[u8], lock: Lock) -> Result<(), KvError> {
+        let entry = self.keys.entry(key.to_vec()).or_default();
+        if let Some(other) = entry.lock.as_ref().filter(|l| l.start_ts != lock.start_ts) {
+            return Err(KvError::Locked(Box::new(other.clone())));
+        }
+        if let Some(write) = entry.committed(lock.start_ts) {
+            return Err(KvError::Committed { commit_ts: write.commit_ts });
+        }
+        if let Some((conflict_ts, ())) = entry.rolled_back(lock.start_ts) {
+            return Err(KvError::WriteConflict { conflict_ts });
+        }
+        entry.lock = Some(lock);
+        Ok(())
+    }
+
+    /// Puts the record of a commit whose prewrite was not ours (a lock of that transaction is committed instead): loads what
+    /// another store knows. Evidence whose value is not known is a [`Mutation::Lock`], which no read sees.
+    ///
+    /// # Errors
+    /// The transaction is decided otherwise, or another committed at that timestamp.
+    pub fn put_commit(&mut self, key: &[u8], value: Mutation, start_ts: u64, commit_ts: u64) -> Result<(), KvError> {
+        let entry = self.keys.entry(key.to_vec()).or_default();
+        if let Some(write) = entry.committed(start_ts) {
+            let same = write.commit_ts == commit_ts;
+            return if same { Ok(()) } else { Err(KvError::Committed { commit_ts: write.commit_ts }) };
+        }
+        if entry.rolled_back(start_ts).is_some() {
+            return Err(KvError::TxnLockNotFound);
+        }
+        if entry.writes.get(&commit_ts).is_some_and(|w| w.kind != WriteKind::Rollback) {
+            return Err(KvError::WriteConflict { conflict_ts: commit_ts });
+        }
+        let own = entry.lock.take_if(|l| l.start_ts == start_ts);
+        entry.put(own.unwrap_or_else(|| Lock::new(start_ts, key.to_vec(), value)), commit_ts);
         Ok(())
     }
 
@@ -210,7 +270,7 @@ impl Tikv {
     ) -> Result<TxnStatus, KvError> {
         let entry = self.keys.entry(primary.to_vec()).or_default();
         if let Some(lock) = entry.lock.as_ref().filter(|l| l.start_ts == lock_ts) {
-            if !lock.is_expired(current_ts) {
+            if lock.use_async_commit || !lock.is_expired(current_ts) {
                 return Ok(TxnStatus::Locked { ttl_ms: lock.ttl_ms, lock: Box::new(lock.clone()) });
             }
             entry.roll_back(lock_ts);
@@ -243,9 +303,10 @@ impl Tikv {
     ///
     /// # Errors
     /// A lock that began at or before the snapshot; a snapshot below the safe point.
-    pub fn get(&self, key: &[u8], version: u64) -> Result<Option<Bytes>, KvError> {
-        self.readable(version)?;
-        self.keys.get(key).map_or(Ok(None), |entry| entry.read(version))
+    pub fn get<'a>(&self, key: &[u8], at: impl Into<Snapshot<'a>>) -> Result<Option<Bytes>, KvError> {
+        let at = at.into();
+        self.readable(at.version)?;
+        self.keys.get(key).map_or(Ok(None), |entry| entry.read(at))
     }
 
     /// Up to `limit` keys of `[start, end)` at a snapshot, each with its value or the lock in its way.
@@ -253,13 +314,33 @@ impl Tikv {
     /// # Errors
     /// A snapshot below the safe point.
     pub fn scan(&self, start: &[u8], end: &[u8], limit: usize, version: u64) -> Result<Vec<Pair>, KvError> {
-        self.readable(version)?;
-        if start >= end {
+        self.scan_at(start, Some(end), limit, version.into(), false)
+    }
+
+    /// As [`Tikv::scan`], to the end of all keys without an `end`, from the last key on when `reverse`.
+    ///
+    /// # Errors
+    /// A snapshot below the safe point.
+    pub fn scan_at(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+        at: Snapshot<'_>,
+        reverse: bool,
+    ) -> Result<Vec<Pair>, KvError> {
+        self.readable(at.version)?;
+        if end.is_some_and(|end| end <= start) {
             return Ok(Vec::new());
         }
-        let range = self.keys.range::<[u8], _>((std::ops::Bound::Included(start), std::ops::Bound::Excluded(end)));
-        let found = range.filter_map(|(key, entry)| Some((key.clone(), entry.read(version).transpose()?)));
-        Ok(found.take(limit).collect())
+        let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.keys.range::<[u8], _>((Bound::Included(start), upper));
+        let found = |(key, entry): (&Vec<u8>, &Entry)| Some((key.clone(), entry.read(at).transpose()?));
+        Ok(if reverse {
+            range.rev().filter_map(found).take(limit).collect()
+        } else {
+            range.filter_map(found).take(limit).collect()
+        })
     }
 
     fn readable(&self, version: u64) -> Result<(), KvError> {
@@ -341,6 +422,12 @@ impl Tikv {
 }
 
 impl Lock {
+    /// A lock whose time is over at once; the rest is for the caller to set.
+    #[must_use]
+    pub const fn new(start_ts: u64, primary: Vec<u8>, value: Mutation) -> Self {
+        Self { start_ts, primary, ttl_ms: 0, value, rollback_ts: BTreeSet::new(), use_async_commit: false }
+    }
+
     /// By PD's clock as `current_ts` shows it.
     #[must_use]
     pub fn is_expired(&self, current_ts: u64) -> bool {
@@ -390,11 +477,16 @@ impl Entry {
         }
     }
 
-    fn read(&self, version: u64) -> Result<Option<Bytes>, KvError> {
-        if let Some(lock) = self.lock.as_ref().filter(|l| l.start_ts <= version && l.value != Mutation::Lock) {
-            return Err(KvError::Locked(Box::new(lock.clone())));
+    fn read(&self, at: Snapshot<'_>) -> Result<Option<Bytes>, KvError> {
+        let blocks =
+            |l: &&Lock| l.start_ts <= at.version && l.value != Mutation::Lock && !at.resolved.contains(&l.start_ts);
+        if let Some(lock) = self.lock.as_ref().filter(blocks) {
+            if !at.committed.contains(&lock.start_ts) {
+                return Err(KvError::Locked(Box::new(lock.clone())));
+            }
+            return Ok(if let Mutation::Put(value) = &lock.value { Some(value.clone()) } else { None });
         }
-        let mut visible = self.writes.range(..=version).rev().map(|(_, w)| w);
+        let mut visible = self.writes.range(..=at.version).rev().map(|(_, w)| w);
         let newest = visible.find(|w| matches!(w.kind, WriteKind::Put | WriteKind::Delete));
         Ok(newest.filter(|w| w.kind == WriteKind::Put).map(|w| w.value.clone()))
     }
@@ -478,6 +570,51 @@ mod tests {
         kv.prewrite(&[put("j", "1")], b"j", ts(10), 1).unwrap();
         kv.commit(&[b"j".to_vec()], ts(10), ts(20)).unwrap();
         assert!(kv.mvcc(b"j").writes[0].has_overlapped_rollback);
+    }
+
+    #[test]
+    fn a_reader_passes_by_the_locks_that_it_knows() {
+        let mut kv = Tikv::default();
+        kv.put_commit(b"k", put("k", "old").1, 1, 2).unwrap();
+        kv.prewrite(&[put("k", "new")], b"k", 10, 3000).unwrap();
+        assert_eq!((text(kv.get(b"k", 9)), text(kv.get(b"k", 10))), ("old".into(), "Locked".into()));
+        assert_eq!(text(kv.get(b"k", Snapshot { version: 20, resolved: &[10], committed: &[] })), "old");
+        assert_eq!(text(kv.get(b"k", Snapshot { version: 20, resolved: &[], committed: &[10] })), "new");
+        let keys = |pairs: Result<Vec<Pair>, KvError>| {
+            pairs.unwrap().into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect::<String>()
+        };
+        for key in ["a", "b", "c"] {
+            kv.put_commit(key.as_bytes(), put(key, "1").1, 1, 2).unwrap();
+        }
+        assert_eq!(keys(kv.scan_at(b"b", Some(b"k"), 9, 9.into(), false)), "bc");
+        assert_eq!(keys(kv.scan_at(b"a", None, 3, 9.into(), true)), "kcb");
+        assert_eq!(keys(kv.scan_at(b"b", Some(b"a"), 3, 9.into(), true)), "");
+    }
+
+    #[test]
+    fn loaded_records_are_evidence_and_contradict_nothing() {
+        let mut kv = Tikv::default();
+        kv.put_commit(b"m", put("m", "v").1, 1, 2).unwrap();
+        kv.put_commit(b"m", Mutation::Lock, 10, 20).unwrap();
+        kv.put_commit(b"m", Mutation::Lock, 10, 20).unwrap();
+        assert_eq!(text(kv.get(b"m", 30)), "v", "a record without a value changes no read");
+        assert_eq!(kv.check_txn_status(b"m", 10, 30, false), Ok(TxnStatus::Committed { commit_ts: 20 }));
+        assert_eq!(kv.put_commit(b"m", Mutation::Lock, 10, 21), Err(KvError::Committed { commit_ts: 20 }));
+        assert_eq!(kv.put_commit(b"m", Mutation::Lock, 11, 20), Err(KvError::WriteConflict { conflict_ts: 20 }));
+        kv.rollback(&[b"m".to_vec()], 12).unwrap();
+        assert_eq!(kv.put_commit(b"m", Mutation::Lock, 12, 22), Err(KvError::TxnLockNotFound));
+        let lock = |start_ts| Lock {
+            rollback_ts: BTreeSet::from([15]),
+            ..Lock::new(start_ts, b"m".to_vec(), Mutation::Delete)
+        };
+        assert_eq!(kv.put_lock(b"m", lock(10)), Err(KvError::Committed { commit_ts: 20 }));
+        assert_eq!(kv.put_lock(b"m", lock(12)), Err(KvError::WriteConflict { conflict_ts: 12 }));
+        kv.put_lock(b"m", lock(13)).unwrap();
+        assert!(matches!(kv.put_lock(b"m", lock(14)), Err(KvError::Locked(_))));
+        assert_eq!(kv.check_txn_status(b"m", 15, 30, true), Ok(TxnStatus::RolledBack(Action::NoAction)), "listed");
+        kv.put_lock(b"m", Lock { use_async_commit: true, ..lock(13) }).unwrap();
+        let status = kv.check_txn_status(b"m", 13, u64::MAX, true);
+        assert!(matches!(status, Ok(TxnStatus::Locked { .. })), "its time decides nothing: {status:?}");
     }
 
     #[test]

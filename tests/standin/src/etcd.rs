@@ -79,8 +79,9 @@ impl PrivateEtcd {
     }
 }
 
-/// Passes on a call that PD's own service does not know.
-pub(crate) async fn forward(mut channel: Channel, request: Request<Body>) -> Response<tonic::body::Body> {
+/// Passes on a call that PD's own service does not know; without a channel PD is away.
+pub(crate) async fn forward(channel: Option<Channel>, request: Request<Body>) -> Response<tonic::body::Body> {
+    let Some(mut channel) = channel else { return Status::unavailable("PD is away").into_http() };
     let path = request.uri().path();
     if !SERVICES.iter().any(|service| path.starts_with(service)) {
         return Status::unimplemented(format!("the stand-in does not know {path}")).into_http();

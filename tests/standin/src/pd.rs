@@ -1,6 +1,6 @@
-//! The PD service. Every call but GetMembers must name the right cluster.
+//! The PD service. Every call but GetMembers must name the right cluster. Nothing is answered while PD is away.
 
-use crate::{Shared, regions, tso};
+use crate::{Shared, regions};
 use binlog_cluster::generated::pdpb::pd_server::Pd;
 use binlog_core::proto::metapb::{Cluster, Store};
 use binlog_core::proto::pdpb::{
@@ -42,7 +42,14 @@ impl PdService {
     }
 }
 
+fn away() -> Status {
+    Status::unavailable("PD is away")
+}
+
 fn check_cluster(shared: &Shared, header: Option<&RequestHeader>) -> Result<(), Status> {
+    if !shared.tso().is_up() {
+        return Err(away());
+    }
     let (need, got) = (shared.cluster_id(), header.map_or(0, |h| h.cluster_id));
     if need == got {
         return Ok(());
@@ -53,6 +60,9 @@ fn check_cluster(shared: &Shared, header: Option<&RequestHeader>) -> Result<(), 
 #[tonic::async_trait]
 impl Pd for PdService {
     async fn get_members(&self, _: Request<GetMembersRequest>) -> Result<Response<GetMembersResponse>, Status> {
+        if !self.0.tso().is_up() {
+            return Err(away());
+        }
         let member = Member {
             name: "pd".into(),
             member_id: MEMBER_ID,
@@ -172,7 +182,7 @@ impl Pd for PdService {
         request: Request<GetGcSafePointRequest>,
     ) -> Result<Response<GetGcSafePointResponse>, Status> {
         self.check(request.get_ref().header.as_ref())?;
-        let safe_point = self.0.safe_points().gc_safe_point;
+        let safe_point = self.0.tso().model().0.gc_safe_point().map_err(|_| away())?;
         Ok(Response::new(GetGcSafePointResponse { header: self.header(), safe_point }))
     }
 
@@ -182,13 +192,19 @@ impl Pd for PdService {
     ) -> Result<Response<UpdateServiceGcSafePointResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
-        let now = tso::wall_ms() / 1_000;
-        let smallest = self.0.safe_points().update(&request.service_id, request.ttl, request.safe_point, now);
+        let service = String::from_utf8_lossy(&request.service_id);
+        // A TTL below 0 removes as well.
+        let ttl = u64::try_from(request.ttl).unwrap_or(0);
+        let mut clock = self.0.tso();
+        let (model, now_ms) = clock.model();
+        let smallest =
+            model.update_service_safe_point(now_ms, &service, ttl, request.safe_point).map_err(|_| away())?;
+        drop(clock);
         Ok(Response::new(UpdateServiceGcSafePointResponse {
             header: self.header(),
             service_id: smallest.service.into(),
-            ttl: smallest.ttl,
-            min_safe_point: smallest.point,
+            ttl: i64::try_from(smallest.ttl_seconds).unwrap_or(i64::MAX),
+            min_safe_point: smallest.safe_point,
         }))
     }
 }

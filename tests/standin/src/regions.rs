@@ -1,8 +1,10 @@
 //! The table of regions and the checks of a request's context against it. Keys at PD are memcomparable encodings of the raw
 //! key (spec codec 3.5), keys at TiKV are raw.
 
+use binlog_core::codec::key;
 use binlog_core::proto::{errorpb, kvrpcpb, metapb};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// The only store.
 pub const STORE_ID: u64 = 1;
@@ -45,8 +47,8 @@ fn contains(region: &metapb::Region, encoded: &[u8]) -> bool {
     region.start_key.as_ref() <= encoded && (region.end_key.is_empty() || encoded < region.end_key.as_ref())
 }
 
-/// The error that TiKV gives when a request does not fit the region that it names; else that region. `key` is raw.
-pub fn check(context: Option<&kvrpcpb::Context>, key: &[u8]) -> Result<metapb::Region, Box<errorpb::Error>> {
+/// The error that TiKV gives when a request does not fit the region that it names; else that region.
+pub fn check(context: Option<&kvrpcpb::Context>, raw_key: &[u8]) -> Result<metapb::Region, Box<errorpb::Error>> {
     let context = context.cloned().unwrap_or_default();
     let Some(region) = all().into_iter().find(|region| region.id == context.region_id) else {
         return Err(Box::new(errorpb::Error {
@@ -70,11 +72,11 @@ pub fn check(context: Option<&kvrpcpb::Context>, key: &[u8]) -> Result<metapb::R
             ..Default::default()
         }));
     }
-    if !contains(&region, &encode(key)) {
+    if !contains(&region, &key::region(raw_key)) {
         return Err(Box::new(errorpb::Error {
             message: "key not in region".into(),
             key_not_in_region: Some(errorpb::KeyNotInRegion {
-                key: Bytes::copy_from_slice(key),
+                key: Bytes::copy_from_slice(raw_key),
                 region_id: region.id,
                 start_key: region.start_key,
                 end_key: region.end_key,
@@ -97,25 +99,78 @@ pub fn raw_start(region_id: u64) -> &'static [u8] {
     REGIONS.iter().find(|r| r.0 == region_id).map_or(b"", |r| r.3)
 }
 
-fn boundary(raw: &[u8]) -> Bytes {
-    if raw.is_empty() { Bytes::new() } else { encode(raw).into() }
+/// What can be said in place of an answer, whatever the request names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// With the leader that it has.
+    NotLeader,
+    /// An election: no leader is named.
+    NoLeader,
+    EpochNotMatch,
+    RegionNotFound,
+    /// With a pause of 50 ms that it asks for.
+    ServerIsBusy,
+    StaleCommand,
+    StoreNotMatch,
 }
 
-/// Memcomparable bytes: groups of 8, each followed by 0xFF minus the number of padding zeros.
-#[must_use]
-pub fn encode(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity((raw.len() / 8 + 1) * 9);
-    let mut rest = raw;
-    loop {
-        let (group, tail) = rest.split_at(rest.len().min(8));
-        out.extend_from_slice(group);
-        out.resize(out.len() + (8 - group.len()), 0);
-        out.push(0xF7 + u8::try_from(group.len()).unwrap_or(8));
-        if group.len() < 8 {
-            return out;
+impl Trouble {
+    /// The error that TiKV sends; `context` is the request's.
+    #[must_use]
+    pub fn error(self, context: Option<&kvrpcpb::Context>) -> errorpb::Error {
+        let region_id = context.map_or(0, |c| c.region_id);
+        let region = all().into_iter().find(|region| region.id == region_id);
+        let none = errorpb::Error::default();
+        match self {
+            Self::NotLeader => errorpb::Error {
+                message: "not leader".into(),
+                not_leader: Some(errorpb::NotLeader { region_id, leader: region.as_ref().and_then(leader) }),
+                ..none
+            },
+            Self::NoLeader => errorpb::Error {
+                message: "not leader".into(),
+                not_leader: Some(errorpb::NotLeader { region_id, leader: None }),
+                ..none
+            },
+            Self::EpochNotMatch => errorpb::Error {
+                message: "stale epoch".into(),
+                epoch_not_match: Some(errorpb::EpochNotMatch { current_regions: region.into_iter().collect() }),
+                ..none
+            },
+            Self::RegionNotFound => errorpb::Error {
+                message: "region not found".into(),
+                region_not_found: Some(errorpb::RegionNotFound { region_id }),
+                ..none
+            },
+            Self::ServerIsBusy => errorpb::Error {
+                message: "server is busy".into(),
+                server_is_busy: Some(errorpb::ServerIsBusy {
+                    reason: "a test asks for it".into(),
+                    backoff_ms: 50,
+                    ..Default::default()
+                }),
+                ..none
+            },
+            Self::StaleCommand => errorpb::Error {
+                message: "stale command".into(),
+                stale_command: Some(errorpb::StaleCommand {}),
+                ..none
+            },
+            Self::StoreNotMatch => errorpb::Error {
+                message: "store not match".into(),
+                store_not_match: Some(errorpb::StoreNotMatch {
+                    request_store_id: STORE_ID,
+                    actual_store_id: STORE_ID + 1,
+                }),
+                ..none
+            },
         }
-        rest = tail;
     }
+}
+
+fn boundary(raw: &[u8]) -> Bytes {
+    if raw.is_empty() { Bytes::new() } else { key::region(raw).into() }
 }
 
 #[cfg(test)]
@@ -123,16 +178,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoding_of_keys() {
-        assert_eq!(encode(b"m"), b"m\0\0\0\0\0\0\0\xf8");
-        assert_eq!(encode(b""), [0, 0, 0, 0, 0, 0, 0, 0, 0xf7]);
-        assert_eq!(encode(b"12345678"), b"12345678\xff\0\0\0\0\0\0\0\0\xf7");
-    }
-
-    #[test]
     fn every_key_has_exactly_one_region() {
         for key in [&b""[..], b"a", b"m", b"mz", b"n", b"s\xff", b"t", b"tz", b"u", b"\xff\xff"] {
-            let encoded = encode(key);
+            let encoded = key::region(key);
             assert_eq!(all().iter().filter(|r| contains(r, &encoded)).count(), 1, "{key:?}");
         }
     }

@@ -1,6 +1,5 @@
 //! etcd's calls on PD's port: unary, a watch and a lease's keep-alive reach the private etcd and come back.
 
-use binlog_standin::process::{http_get, http_put};
 use binlog_standin::{Options, Standin};
 use etcd_client::{Client, Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
 use std::time::Duration;
@@ -46,18 +45,4 @@ async fn the_registry_is_a_real_etcd() {
     assert_eq!(seen[0], (EventType::Put, "/tidb-binlog/v1/pumps/a".into()));
     assert_eq!(seen[1], (EventType::Put, "/tidb-binlog/v1/pumps/b".into()));
     assert_eq!(seen[2], (EventType::Delete, "/tidb-binlog/v1/pumps/a".into()));
-}
-
-#[tokio::test]
-async fn the_operators_port() {
-    let standin = Standin::start(Options::default()).await.unwrap();
-    let address = standin.control_url.strip_prefix("http://").unwrap();
-    assert!(http_get(address, "/status").await.unwrap().contains("\"tso\":\"wall\""));
-    let refused = http_put(address, "/tso/start", "").await.unwrap_err().to_string();
-    assert!(refused.contains("409") && refused.contains("no capture is loaded"), "{refused}");
-    assert!(http_put(address, "/tso/outage", "").await.unwrap().contains("outage"));
-    assert!(http_put(address, "/tso/resume", "").await.unwrap().contains("wall"));
-    assert!(http_put(address, "/tso/sideways", "").await.unwrap_err().to_string().contains("404"));
-    let missing = http_put(address, "/capture", "/no/such/capture").await.unwrap_err().to_string();
-    assert!(missing.contains("is not a directory"), "{missing}");
 }

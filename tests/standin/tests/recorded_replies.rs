@@ -7,6 +7,8 @@ use base64::prelude::BASE64_STANDARD;
 use binlog_cluster::generated::pdpb::pd_client::PdClient;
 use binlog_cluster::generated::tikvpb::tikv_client::TikvClient;
 use binlog_core::proto::pdpb;
+use binlog_sim_models::pd::GC_WORKER;
+use binlog_sim_models::tikv::Mutation;
 use binlog_standin::{Options, Standin};
 use prost::Message;
 use serde_json::Value;
@@ -62,7 +64,11 @@ impl Peer {
         let standin = Standin::start(Options { cluster_id: CLUSTER, ..Options::default() }).await.unwrap();
         let mut pd = PdClient::connect(standin.shared.pd_url.clone()).await.unwrap();
         let tikv = TikvClient::connect(format!("http://{}", standin.shared.tikv_addr)).await.unwrap();
-        standin.shared.safe_points().set_gc_worker(GC_WORKER_POINT);
+        {
+            let mut clock = standin.shared.tso();
+            let (model, now_ms) = clock.model();
+            model.update_service_safe_point(now_ms, GC_WORKER, u64::MAX, GC_WORKER_POINT).unwrap();
+        }
         let _ = pd.get_members(pdpb::GetMembersRequest::default()).await.unwrap();
         Self { standin, pd, tikv, last_tso: (0, 0) }
     }
@@ -127,7 +133,7 @@ impl Peer {
             "/pdpb.PD/UpdateServiceGCSafePoint" => {
                 let request = decode::<pdpb::UpdateServiceGcSafePointRequest>(&request);
                 let mut reply = self.pd.update_service_gc_safe_point(request).await?.into_inner();
-                let now = binlog_standin::tso::wall_ms() / 1_000;
+                let now = i64::try_from(binlog_standin::tso::wall_ms() / 1_000).unwrap();
                 assert!(
                     (0..600).contains(&(now - (i64::MAX - reply.ttl))),
                     "expires at the end of time: {}",
@@ -148,18 +154,20 @@ impl Peer {
                 let request = &entry["request"];
                 let (key, primary) = (blob(&request["mutations"][0]["key"]), blob(&request["primary_lock"]));
                 let (start_ts, ttl) = (number(&request["start_version"]), number(&request["lock_ttl"]));
-                self.standin.shared.store().prewrite(&key, STORED_ROW, &primary, start_ts, ttl);
+                let row = [(key, Mutation::Put(STORED_ROW.into()))];
+                self.standin.shared.tikv().prewrite(&row, &primary, start_ts, ttl).unwrap();
                 Ok(Vec::new())
             }
             "/tikvpb.Tikv/KvCommit" => {
                 let request = &entry["request"];
                 let (start_ts, commit_ts) = (number(&request["start_version"]), number(&request["commit_version"]));
-                assert!(self.standin.shared.store().commit(&blob(&request["keys"][0]), start_ts, commit_ts));
+                self.standin.shared.tikv().commit(&[blob(&request["keys"][0])], start_ts, commit_ts).unwrap();
                 Ok(Vec::new())
             }
             "/tikvpb.Tikv/KvBatchRollback" => {
                 let request = &entry["request"];
-                self.standin.shared.store().rollback(&blob(&request["keys"][0]), number(&request["start_version"]));
+                let keys = [blob(&request["keys"][0])];
+                self.standin.shared.tikv().rollback(&keys, number(&request["start_version"])).unwrap();
                 Ok(Vec::new())
             }
             other => panic!("no client for {other}"),
@@ -173,9 +181,9 @@ async fn every_recorded_request_gets_its_recorded_answer() {
     let mut peer = Peer::start().await;
     // The recorded cluster had more meta keys than the scan shows; these are what it shows.
     for pair in entries.iter().find(|e| e["name"] == "scan meta").unwrap()["response"]["pairs"].as_array().unwrap() {
-        peer.standin.shared.store().put_snapshot(blob(&pair["key"]), blob(&pair["value"]));
+        peer.standin.shared.put_loaded(&blob(&pair["key"]), blob(&pair["value"])).unwrap();
     }
-    peer.standin.shared.store().put_snapshot(b"mZZZ".to_vec(), b"beyond the limit".to_vec());
+    peer.standin.shared.put_loaded(b"mZZZ", b"beyond the limit".to_vec()).unwrap();
     let mut exact = BTreeSet::new();
     for (n, entry) in entries.iter().enumerate() {
         let name = entry["name"].as_str().unwrap();
