@@ -21,6 +21,10 @@ canaries! {
     WatermarkIgnoresWaiting = "watermark-ignores-waiting",
     /// Rules 2: a segment goes on where its last record ended, within the block.
     AppendInPartialBlock = "append-in-partial-block",
+    /// Rules 2: the next batch is handed to the disk before the one before it is synced.
+    OverlapNextBatch = "overlap-next-batch",
+    /// Rules 2: recovery goes on in the segment that it found, behind the last batch that counts.
+    AppendAfterCut = "append-after-cut",
     /// Rules 2: checksums and headers do not depend on the segment.
     SaltIgnored = "salt-ignored",
     /// Rules 2: the last batch found counts as durable.
@@ -61,6 +65,11 @@ canaries! {
     AcceptWhenPausing = "accept-when-pausing",
     /// Rules 4: a fake's timestamp is this host's idea of PD's clock.
     FakeFromWallClock = "fake-from-wall-clock",
+    /// Rules 7: what comes below the merge position is dropped in silence; so that something does, the merge does not wait
+    /// for the membership to be confirmed.
+    MergeDropsLate = "merge-drops-late",
+    /// Rules 7: a source leaves without having been received, and as soon as its Pump pauses.
+    RemoveSourceEarly = "remove-source-early",
     /// Invariants C1: the checkpoint covers what was handed to the sink.
     CheckpointAtDispatch = "checkpoint-at-dispatch",
     /// Invariants V1: a completion is forgotten.

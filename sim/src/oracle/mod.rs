@@ -2,6 +2,7 @@
 //! believes of itself.
 
 pub mod log;
+pub mod merge;
 pub mod node;
 pub mod pump;
 

@@ -112,6 +112,14 @@ settings! {
     notify = 1,
     memory_bytes = 1 << 20,
     txn_batch = 20,
+    /// 1: the upstream is the TiDB model with real rows and DDL jobs, the downstream the MySQL model.
+    rows = 0,
+    /// TiDB servers of a world with rows.
+    tidbs = 2,
+    /// How many different values a column takes: small ones collide.
+    spread = 60,
+    /// 1: Pumps ask TiKV for verdicts. 0: the world tells every Pump the outcome, see `world/tidb`.
+    verdicts = 0,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,6 +238,16 @@ kinds! {
     SinkFailOver = "sink-fail-over",
     /// The registry's answers to listings take `ms` longer, for `ms`.
     SlowRegistry = "slow-registry",
+    /// TiDB server `node` dies with all its transactions; down for `ms`.
+    CrashTidb = "crash-tidb",
+    /// `n` answers of TiKV are lost, before or after the effect (not those of commits).
+    LoseKv = "lose-kv",
+    /// The server of each of the next `n` commits dies before C is sent; down for `ms`.
+    DropCommit = "drop-commit",
+    /// The answers to the next `n` commits are lost after the effect: R follows. Only verdicts heal it.
+    LoseCommit = "lose-commit",
+    /// TiKV's GC drops the evidence older than `ms`.
+    TikvGc = "tikv-gc",
     /// One bit at rest flips.
     Rot = "rot",
 }
@@ -243,5 +261,31 @@ impl Kind {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, n)| *n == name).map(|(k, _)| *k)
+    }
+
+    /// Its action only arms it: it fires when the next fitting operation meets it, which may be never.
+    #[must_use]
+    pub const fn waits(self) -> bool {
+        matches!(
+            self,
+            Self::FailSync
+                | Self::FailWrite
+                | Self::ShortWrite
+                | Self::FailRead
+                | Self::FailCreate
+                | Self::NoSpace
+                | Self::FailIndex
+                | Self::SinkLostBefore
+                | Self::SinkLostAfter
+                | Self::SinkLimbo
+                | Self::SinkDeadlock
+                | Self::SinkHalfDone
+                | Self::SinkFailOver
+                | Self::SinkRestore
+                | Self::LoseKv
+                | Self::DropCommit
+                | Self::LoseCommit
+                | Self::Rot
+        )
     }
 }

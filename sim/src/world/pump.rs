@@ -9,7 +9,8 @@ use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
 use crate::oracle::log::LogView;
 use crate::oracle::node::{LifeWatch, Written};
-use crate::oracle::pump::Watch;
+use crate::oracle::pump::{Shown, Watch};
+use crate::plan::Kind as Injected;
 use crate::rng::{Rng, skewed};
 use crate::trace::Weight;
 use binlog_core::binlog::peek::peek;
@@ -26,6 +27,7 @@ use binlog_core::pump::machine::Pump;
 use binlog_core::time::MonoTime;
 use binlog_core::vlog::op::LogOp;
 use binlog_sim_models::registry::Kind;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub struct PumpNode {
@@ -46,9 +48,10 @@ pub struct PumpNode {
     pub view: LogView,
     pub watch: Watch,
     pub life: LifeWatch,
-    /// Transactions whose P was accepted by their client here; commits (by timestamp) that were acknowledged here.
-    pub accepted: BTreeSet<usize>,
-    pub committed: BTreeMap<u64, usize>,
+    pub shown: Shown,
+    /// P (by start) and commits (by timestamp) whose acknowledgement by this Pump reached their client.
+    pub accepted: BTreeMap<u64, Bytes>,
+    pub committed: BTreeSet<u64>,
     /// Where its reader is.
     pub reader: u64,
     pub rotten: bool,
@@ -98,8 +101,9 @@ impl PumpNode {
             view: LogView::default(),
             watch: Watch::default(),
             life: LifeWatch::default(),
-            accepted: BTreeSet::new(),
-            committed: BTreeMap::new(),
+            shown: Shown::default(),
+            accepted: BTreeMap::new(),
+            committed: BTreeSet::new(),
             reader: 0,
             rotten: false,
         }
@@ -176,6 +180,7 @@ impl World {
         pump.watch.restart(&pump.kv);
         pump.life.restart(previous);
         let inc = pump.inc;
+        self.trace.life(now, || format!("pump-{node}"), true);
         self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
         if self.plan.config.readers > 0 {
@@ -198,6 +203,7 @@ impl World {
         if power {
             pump.disk.power_loss();
         }
+        self.trace.life(self.now, || format!("pump-{node}"), false);
         self.line(Weight::Short, &format!("pump-{node}"), || (if power { "loses power" } else { "is killed" }).into());
         self.drop_streams_of(node);
     }
@@ -309,6 +315,7 @@ impl World {
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
             Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
             Effect::Stopped => {
+                self.trace.life(self.now, || format!("pump-{node}"), false);
                 self.line(Weight::Short, &format!("pump-{node}"), || "stopped".to_owned());
                 let pump = &mut self.pumps[node];
                 pump.proc = None;
@@ -403,10 +410,21 @@ impl World {
                 many => pump.view.written(*slot, at, &many.concat()),
             };
         }
+        let armed = pump.disk.armed.clone();
         let result = pump.disk.execute(&request);
+        let left = &pump.disk.armed;
+        let fired = [
+            (Injected::FailSync, left.sync < armed.sync),
+            (Injected::FailWrite, left.write < armed.write),
+            (Injected::ShortWrite, left.short_write < armed.short_write),
+            (Injected::FailRead, left.read < armed.read),
+            (Injected::FailCreate, left.create < armed.create),
+            (Injected::NoSpace, armed.no_space && matches!(result, Err(IoFault::NoSpace(_)))),
+        ];
         if let (LogOp::Sync { slot }, Ok(_)) = (&request, &result) {
             pump.view.synced(*slot);
         }
+        fired.into_iter().filter(|(_, fired)| *fired).for_each(|(kind, _)| self.fires(kind));
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         if more {
@@ -446,7 +464,11 @@ impl World {
             IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
             _ => Ok(()),
         };
+        let armed = pump.kv.armed;
         let result = pump.kv.execute(request);
+        if pump.kv.armed < armed {
+            self.fires(Injected::FailIndex);
+        }
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         self.pump_input(node, inc, Input::IndexDone { op, result });
