@@ -1,6 +1,7 @@
 //! The Pump process: flags, configuration, ports; everything that decides is `binlog_core::pump`.
 
 mod http;
+mod operator;
 mod ports;
 
 use anyhow::Context as _;
@@ -8,6 +9,7 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
 use binlog_cluster::registry::{NodeKind, Registry};
 use binlog_cluster::server;
+use binlog_cluster::tikv::TikvClient;
 use binlog_core::config::pump::{KEYS, PumpSettings};
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
@@ -93,7 +95,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
-    let router = http::router(registry.clone(), pd.clone(), asker);
+    let router = http::router(registry.clone(), pd.clone(), asker).merge(operator::router(sender.clone()));
     let serving = tokio::spawn(server::serve(listener, Routes::new(handle.service(limit)), router, async {
         let _ = serving_stopped.await;
     }));
@@ -106,6 +108,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         index: IndexStore::open(&dir.join("index"), IndexOptions::default(), move |op, result| {
             index_sender.complete(Input::IndexDone { op, result });
         })?,
+        tikv: TikvClient::new(pd.clone()),
         pd,
         registry,
         sender: sender.clone(),
@@ -166,6 +169,7 @@ fn machine_config(
         max_batch_bytes: MAX_BATCH_BYTES,
         max_batch_records: MAX_BATCH_RECORDS,
         sync_log: config.sync_log,
+        gc_hold_ttl_s: config.gc_hold_ttl_s,
         fake_interval_ms: config.fake_interval_ms,
         heartbeat_ms: config.heartbeat_ms,
         stop_write_at_available_space: config.stop_write_bytes,

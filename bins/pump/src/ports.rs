@@ -4,23 +4,37 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
 use binlog_cluster::pump_service::{PullItem, PullSender, PumpEvent, WriteReply};
 use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::tikv::TikvClient;
 use binlog_core::fault::IoFault;
-use binlog_core::ids::{StreamId, WriteId};
+use binlog_core::ids::{StartTs, StreamId, WriteId};
 use binlog_core::node::status::NodeState;
+use binlog_core::proto::kvrpcpb::MvccGetByKeyResponse;
 use binlog_core::pump::effect::{Effect, Level};
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{GcHeld, Input};
 use binlog_core::pump::machine::{Class, Pump};
 use binlog_core::pump::status::PumpStatus;
+use binlog_core::pump::verdict::Verdict;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
 use binlog_storage::index_store::IndexStore;
 use binlog_storage::log_files::LogFiles;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// What comes in from outside, with the means to answer.
 pub enum Request {
     Event(PumpEvent),
+    /// An operator's; answered as a write is.
+    Command {
+        command: Command,
+        reply: WriteReply,
+    },
+}
+
+pub enum Command {
+    Resolve { start_ts: StartTs, verdict: Verdict },
+    ReleaseFrozen,
 }
 
 /// Calls and streams that wait for the machine.
@@ -31,10 +45,20 @@ pub struct Calls {
     streams: BTreeMap<StreamId, PullSender>,
 }
 
+impl Calls {
+    fn write(&mut self, reply: WriteReply) -> WriteId {
+        self.last_write += 1;
+        let write = WriteId::new(self.last_write);
+        self.writes.insert(write, reply);
+        write
+    }
+}
+
 pub struct Ports {
     pub log: LogFiles,
     pub index: IndexStore,
     pub pd: PdClient,
+    pub tikv: TikvClient,
     pub registry: Registry,
     pub sender: Sender<Input, Request>,
     pub answerer: Answerer<PumpStatus>,
@@ -44,12 +68,20 @@ pub struct Ports {
 impl driver::Ports<Pump> for Ports {
     type Request = Request;
 
-    fn admit(&mut self, Request::Event(event): Request) -> Option<Input> {
+    fn admit(&mut self, request: Request) -> Option<Input> {
+        let event = match request {
+            Request::Event(event) => event,
+            Request::Command { command, reply } => {
+                let write = self.calls.write(reply);
+                return Some(match command {
+                    Command::Resolve { start_ts, verdict } => Input::Resolve { write, start_ts, verdict },
+                    Command::ReleaseFrozen => Input::ReleaseFrozen { write },
+                });
+            }
+        };
         Some(match event {
             PumpEvent::Write { cluster_id, payload, reply } => {
-                self.calls.last_write += 1;
-                let write = WriteId::new(self.calls.last_write);
-                self.calls.writes.insert(write, reply);
+                let write = self.calls.write(reply);
                 Input::Write { write, cluster_id, payload }
             }
             // Its closing may have overtaken it.
@@ -88,7 +120,33 @@ impl driver::Ports<Pump> for Ports {
                 let registry = self.registry.clone();
                 self.sender.run(async move { registry.list_drainers().await }, move |result| Input::DrainersDone {
                     op,
-                    result: result.map_err(IoFault::from),
+                    result,
+                });
+            }
+            Effect::MvccByKey { op, key } => {
+                let tikv = self.tikv.clone();
+                self.sender.run(async move { tikv.mvcc_by_key(&key).await }, move |result| Input::MvccDone {
+                    op,
+                    result: result.map(without_values),
+                });
+            }
+            Effect::CheckTxnStatus { op, request } => {
+                let tikv = self.tikv.clone();
+                self.sender.run(async move { tikv.check_txn_status(request).await }, move |result| {
+                    Input::TxnStatusDone { op, result }
+                });
+            }
+            Effect::GetGcSafePoint { op } => {
+                let pd = self.pd.clone();
+                self.sender
+                    .run(async move { pd.gc_safe_point().await }, move |result| Input::SafePointDone { op, result });
+            }
+            Effect::HoldGc { op, service, ttl_seconds, safe_point } => {
+                let pd = self.pd.clone();
+                let work = async move { pd.update_service_gc_safe_point(&service, ttl_seconds, safe_point).await };
+                self.sender.run(work, move |result| Input::HoldGcDone {
+                    op,
+                    result: result.map(|held| GcHeld { accepted: held.accepted, smallest: held.min_safe_point }),
                 });
             }
             Effect::WriteReply { write, result } => {
@@ -127,6 +185,15 @@ impl driver::Ports<Pump> for Ports {
     fn tick(&self) -> Input {
         Input::Tick
     }
+}
+
+/// A key's old values may be large, and say nothing about its transactions.
+fn without_values(mut reply: MvccGetByKeyResponse) -> MvccGetByKeyResponse {
+    if let Some(info) = &mut reply.info {
+        info.values = Vec::new();
+        info.writes.iter_mut().for_each(|write| write.short_value = Bytes::new());
+    }
+    reply
 }
 
 /// Every Drainer that the registry shows as exactly online must answer (spec pump 4.4).

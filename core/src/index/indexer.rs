@@ -42,6 +42,11 @@ pub struct Applied {
     /// To give back or to let pass in the waiting queue.
     pub places: Vec<Place>,
     pub gc: Option<CommitTs>,
+    /// Prewrites that are decided now, and those whose client sent R.
+    pub decided: Vec<StartTs>,
+    pub hinted: Vec<StartTs>,
+    /// The watermark is free again.
+    pub lifted: bool,
 }
 
 /// A request of the indexer, in the order in which the port must see it.
@@ -80,6 +85,9 @@ struct Applying {
     gc: Option<CommitTs>,
     bytes: u64,
     rotated: bool,
+    decided: Vec<StartTs>,
+    hinted: Vec<StartTs>,
+    lifted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -235,7 +243,8 @@ impl Indexer {
         self.flush.rotated |= done.rotated;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(done.bytes);
         ledger.applied(&done.references);
-        Applied { places: done.places, gc: done.gc }
+        let Applying { places, gc, decided, hinted, lifted, .. } = done;
+        Applied { places, gc, decided, hinted, lifted }
     }
 
     /// Places that the apply in flight gives back (a mutation needs it).
@@ -358,6 +367,10 @@ impl Indexer {
         if let Some(ts) = folded.freeze {
             changes.push(put(key::META_FROZEN, encode_u64(freeze(ts).raw())));
         }
+        let lifted = folded.lifted && folded.freeze.is_none();
+        if lifted {
+            changes.push(Change::Delete(Bytes::from_static(key::META_FROZEN)));
+        }
         if let Some(gc) = folded.gc.filter(|gc| *gc > view.gc) {
             changes.push(put(key::META_GC, encode_u64(gc.raw())));
         }
@@ -366,8 +379,9 @@ impl Indexer {
         }
         changes.push(put(key::META_WATERMARK, encode_u64(view.watermark.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;
-        let Folded { places, references, gc, .. } = folded;
-        Some(Applying { changes, places, references, end, watermark: view.watermark, gc, bytes, rotated })
+        let Folded { places, references, gc, decided, hinted, .. } = folded;
+        let watermark = view.watermark;
+        Some(Applying { changes, places, references, end, watermark, gc, bytes, rotated, decided, hinted, lifted })
     }
 
     fn begin_flush(&mut self, now: MonoTime) -> bool {

@@ -8,6 +8,9 @@
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
 //! | `recover` | the order of the start |
+//! | `resolve`, `verdict` | what became of a prewrite whose C does not come (rules 1) |
+//! | `hold` | PD's service safe point, so that TiKV keeps what verdicts need (rules 1) |
+//! | `operator` | commands that decide what nothing else can |
 //! | `life`, `idle` | registry, shutdown; fakes |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
@@ -15,12 +18,14 @@
 
 use super::config::PumpConfig;
 use super::effect::{Effect, Level};
+use super::hold::Hold;
 use super::idle::Idle;
 use super::input::Input;
 use super::life::Life;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
+use super::resolve::{READ_TOKEN, Resolver};
 use super::write::{self, Decision, Gate, Space, Unsynced};
 use crate::binlog::peek::Peek;
 use crate::canary::{self, Canary};
@@ -58,6 +63,8 @@ pub struct Pump {
     pub(super) start: Start,
     pub(super) life: Life,
     pub(super) idle: Idle,
+    pub(super) resolver: Resolver,
+    pub(super) hold: Hold,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
     /// Largest commit timestamp that was accepted.
@@ -107,6 +114,8 @@ impl Pump {
             start: Start::Idle,
             life: Life::new(config.previous),
             idle: Idle::default(),
+            resolver: Resolver::default(),
+            hold: Hold::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
             tso: None,
@@ -206,7 +215,10 @@ impl Pump {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             digest = Digest { len, crc: crc32c::crc32c(payload) };
             match self.ledger.accept_prewrite(start_ts, digest) {
-                Ok(Arrival::New) => place = Some(self.sorter.push_prewrite(start_ts, self.now)),
+                Ok(Arrival::New) => {
+                    place = Some(self.sorter.push_prewrite(start_ts, self.now));
+                    self.resolver.prewrite(self.now);
+                }
                 Ok(Arrival::Repeated) => {}
                 Err(pair) => return Err(mismatch(start_ts, pair.first, pair.second)),
             }
@@ -257,6 +269,7 @@ impl Pump {
                 self.acknowledge(writes);
                 self.indexer.durable(seq);
             }
+            LogEvent::Read { token, result } if token & READ_TOKEN != 0 => self.on_prewrite_read(token, result),
             LogEvent::Read { token, result } => self.pull.read_done(token, result, &mut self.out),
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
@@ -285,9 +298,16 @@ impl Pump {
 
     fn on_index(&mut self, op: OpId, result: Result<IndexReply, IoFault>) {
         let is_index = |why| {
-            !matches!(
+            matches!(
                 why,
-                Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::Status | Waiting::Notify
+                Waiting::Meta
+                    | Waiting::LoadUndecided
+                    | Waiting::LoadStarts
+                    | Waiting::LoadCommits
+                    | Waiting::Lookup(_)
+                    | Waiting::Apply
+                    | Waiting::Flush
+                    | Waiting::Scan(_)
             )
         };
         let Some(why) = self.out.complete(op, is_index) else { return };
@@ -359,6 +379,16 @@ impl Pump {
         if let Some(gc) = applied.gc {
             self.gc = self.gc.max(gc);
         }
+        for start_ts in applied.decided {
+            self.resolver.decided(start_ts);
+        }
+        for start_ts in applied.hinted {
+            self.resolver.hint(start_ts, self.now);
+        }
+        if applied.lifted {
+            self.sorter.lift();
+            self.out.notice(Level::Warn, "an operator's command released the frozen watermark".to_owned());
+        }
         self.move_watermark();
     }
 
@@ -373,6 +403,7 @@ impl Pump {
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
+        self.advance_verdicts();
     }
 
     pub(super) fn settle_indexer(&mut self) {
@@ -438,12 +469,23 @@ impl Pump {
                 Timer::Registry => self.write_status(),
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
+                Timer::Verdict => self.on_verdict_timer(),
+                Timer::HoldGc => self.on_hold_timer(),
             }
         }
     }
 
     fn on_tso(&mut self, op: OpId, result: Result<Tso, IoFault>) {
-        let is_tso = |why| matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake);
+        let is_tso = |why| {
+            matches!(
+                why,
+                Waiting::TsoForStatus
+                    | Waiting::TsoForGc
+                    | Waiting::TsoForFake
+                    | Waiting::TsoForVerdict(_)
+                    | Waiting::TsoForHold
+            )
+        };
         let Some(why) = self.out.complete(op, is_tso) else { return };
         if let Ok(ts) = result {
             self.tso = Some((ts, self.now));
@@ -451,6 +493,8 @@ impl Pump {
         match why {
             Waiting::TsoForGc => self.on_gc_tso(result),
             Waiting::TsoForFake => self.on_fake_tso(result),
+            Waiting::TsoForVerdict(start_ts) => self.on_tso_for_verdict(start_ts, op, result),
+            Waiting::TsoForHold => self.on_hold_tso(result),
             _ => {}
         }
     }
@@ -511,6 +555,12 @@ impl Machine for Pump {
             Input::StatusDone { op, result } => self.on_status_done(op, result),
             Input::NotifyDone { op, result } => self.on_notify_done(op, result),
             Input::DrainersDone { op, result } => self.on_drainers(op, result),
+            Input::MvccDone { op, result } => self.on_mvcc(op, result),
+            Input::TxnStatusDone { op, result } => self.on_txn_status(op, result),
+            Input::SafePointDone { op, result } => self.on_safe_point(op, result),
+            Input::HoldGcDone { op, result } => self.on_gc_held(op, result),
+            Input::Resolve { write, start_ts, verdict } => self.on_resolve(write, start_ts, verdict),
+            Input::ReleaseFrozen { write } => self.on_release_frozen(write),
             Input::Space { available, capacity: _ } => self.on_space(available),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),
@@ -544,6 +594,7 @@ impl Machine for Pump {
         self.ledger.check();
         self.indexer.check();
         self.sorter.check();
+        self.resolver.check();
         self.pull.check(self.sorter.watermark());
         assert!(
             self.indexer.indexed_end() <= self.log.durable_end() || !self.start.is_done() || self.read_only.is_some(),

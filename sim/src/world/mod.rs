@@ -8,6 +8,7 @@ mod event;
 mod faults;
 mod pump;
 mod stream;
+mod verdict;
 
 use crate::canary::PortCanary;
 use crate::oracle::Violation;

@@ -4,5 +4,7 @@ mod life;
 mod random;
 mod recovery;
 mod streams;
+mod tikv;
+mod verdicts;
 pub(crate) mod world;
 mod writes;
