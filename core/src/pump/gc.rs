@@ -259,6 +259,8 @@ impl Pump {
 
     /// The index has taken note of a GC record and deleted what it names.
     pub(super) fn gc_applied(&mut self, gc: CommitTs) {
+        // A round has ended them before its record; this holds for a record of any origin.
+        self.pull.end_below(gc, &mut self.out);
         if matches!(self.collector.phase, Phase::Logged(own) if own <= gc) {
             self.collector.phase = Phase::Idle;
             self.collector.release = self.log.gc().map(|(_, first)| first);
