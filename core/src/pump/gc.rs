@@ -457,7 +457,8 @@ mod tests {
         let ts = |ms: u64| Tso::compose(ms, 0).raw();
         let states = [Online, Paused, Pausing, Closing];
         // hold, checkpoints (None: the registry cannot be read), watermark; G or why not
-        let table: &[(GcHold, Option<&[i64]>, u64, Result<(u64, Outcome), Outcome>)] = &[
+        type Row<'a> = (GcHold, Option<&'a [i64]>, u64, Result<(u64, Outcome), Outcome>);
+        let table: &[Row] = &[
             (Drainers, Some(&[]), 2000, Ok((ts(900), Outcome::Age))),
             (Drainers, Some(&[950, 990]), 2000, Ok((ts(900), Outcome::Age))),
             (Drainers, Some(&[950, 300, 990]), 2000, Ok((ts(300), Outcome::Drainer))),
