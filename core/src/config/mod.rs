@@ -5,6 +5,7 @@
 
 pub mod drainer;
 pub mod pump;
+pub mod push;
 pub mod security;
 pub mod settings;
 pub mod size;
