@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
@@ -107,10 +108,20 @@ pub const PULL_CREDIT: u64 = 8 << 20;
 /// Taken bytes are reported in steps of this part of the credit, so that small items do not make an event each.
 const CREDIT_STEPS: u64 = 8;
 
+/// Is told of each call that ended. Must not block.
+pub trait CallObserver: std::fmt::Debug + Send + Sync + 'static {
+    /// A WriteBinlog call with a payload of `bytes` was answered. A call that its client gave up is not.
+    fn write_ended(&self, bytes: usize, result: &Result<(), Reject>, took: Duration);
+
+    /// A PullBinlogs stream is over.
+    fn pull_ended(&self, failed: bool, lived: Duration);
+}
+
 /// The service's end; clones are the same Pump.
 #[derive(Debug, Clone)]
 pub struct PumpHandle {
     shared: Arc<Shared>,
+    observer: Option<Arc<dyn CallObserver>>,
 }
 
 #[derive(Debug)]
@@ -136,7 +147,7 @@ pub fn channel(credit: u64) -> (PumpHandle, PumpInbox) {
     let (requests, requests_in) = mpsc::channel(REQUEST_QUEUE);
     let (signals, signals_in) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared { requests, signals, next_stream: AtomicU64::new(1), credit: credit.max(1) });
-    (PumpHandle { shared }, PumpInbox { requests: requests_in, signals: signals_in })
+    (PumpHandle { shared, observer: None }, PumpInbox { requests: requests_in, signals: signals_in })
 }
 
 impl PumpInbox {
@@ -189,6 +200,28 @@ fn wanted(event: &PumpEvent) -> bool {
 }
 
 impl PumpHandle {
+    /// Calls of what comes from here are measured.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn CallObserver>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// One WriteBinlog call: returns with the acknowledgement.
+    async fn write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Reject> {
+        let (reply, answer) = oneshot::channel();
+        let event = PumpEvent::Write { cluster_id, payload, reply };
+        self.shared.requests.send(event).await.map_err(|_| Reject::ShuttingDown)?;
+        answer.await.unwrap_or(Err(Reject::ShuttingDown))
+    }
+
+    async fn measured_write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Reject> {
+        let Some(observer) = &self.observer else { return self.write(cluster_id, payload).await };
+        let (bytes, begun) = (payload.len(), Instant::now());
+        let result = self.write(cluster_id, payload).await;
+        observer.write_ended(bytes, &result, begun.elapsed());
+        result
+    }
+
     /// The tonic service, with `limit` bytes for a received message (default of the configuration:
     /// [`crate::transport::UNLIMITED_MESSAGE`]).
     #[must_use]
@@ -205,13 +238,9 @@ impl PumpHandle {
 impl Pump for PumpHandle {
     async fn write_binlog(&self, request: Request<WriteBinlogReq>) -> Result<Response<WriteBinlogResp>, Status> {
         let WriteBinlogReq { cluster_id, payload } = request.into_inner();
-        let (reply, answer) = oneshot::channel();
-        let event = PumpEvent::Write { cluster_id, payload, reply };
-        self.shared.requests.send(event).await.map_err(|_| status(&Reject::ShuttingDown))?;
-        match answer.await {
-            Ok(Ok(())) => Ok(Response::new(WriteBinlogResp::default())),
-            Ok(Err(reject)) => Err(status(&reject)),
-            Err(_) => Err(status(&Reject::ShuttingDown)),
+        match self.measured_write(cluster_id, payload).await {
+            Ok(()) => Ok(Response::new(WriteBinlogResp::default())),
+            Err(reject) => Err(status(&reject)),
         }
     }
 
@@ -240,6 +269,8 @@ impl Pump for PumpHandle {
             taken: 0,
             shared: Arc::clone(&self.shared),
             over: false,
+            failed: false,
+            observer: self.observer.clone().map(|observer| (observer, Instant::now())),
         }))
     }
 }
@@ -267,6 +298,9 @@ pub struct PullStream {
     taken: u64,
     shared: Arc<Shared>,
     over: bool,
+    failed: bool,
+    /// And when it began.
+    observer: Option<(Arc<dyn CallObserver>, Instant)>,
 }
 
 impl PullStream {
@@ -299,6 +333,7 @@ impl Stream for PullStream {
             }
             Some(Err(reject)) => {
                 this.over = true;
+                this.failed = true;
                 Poll::Ready(Some(Err(status(&reject))))
             }
             None => {
@@ -314,6 +349,9 @@ impl Drop for PullStream {
         // Closed first: whoever sees the signal must not see the stream open any more (`PumpInbox::wanted`).
         self.items.close();
         let _ = self.shared.signals.send(PumpEvent::PullClosed { stream: self.stream });
+        if let Some((observer, begun)) = &self.observer {
+            observer.pull_ended(self.failed, begun.elapsed());
+        }
     }
 }
 

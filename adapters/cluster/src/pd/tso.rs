@@ -12,6 +12,7 @@ use crate::error::PdError;
 use binlog_core::proto::pdpb;
 use binlog_core::time::Tso;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +28,8 @@ struct Call {
     reply: oneshot::Sender<Result<Tso, PdError>>,
 }
 
+/// A timestamp that took longer is said (spec pump 4.3). The machines ask a few times a second at most.
+const SLOW: Duration = Duration::from_millis(30);
 /// Callers that may wait before the next one has to queue outside. Far above what one process has in flight.
 const QUEUE: usize = 4096;
 /// Largest count of one request: PD refuses what does not fit into the 18 logical bits.
@@ -34,7 +37,16 @@ const MAX_BATCH: usize = 4096;
 
 impl Handle {
     pub async fn get(&self) -> Result<Tso, PdError> {
-        let deadline = Instant::now() + TSO_TIMEOUT;
+        let begun = Instant::now();
+        let result = self.ask(begun + TSO_TIMEOUT).await;
+        let took = begun.elapsed();
+        if took > SLOW && result.is_ok() {
+            tracing::warn!("cost time" = ?took, "get timestamp too slow");
+        }
+        result
+    }
+
+    async fn ask(&self, deadline: Instant) -> Result<Tso, PdError> {
         let (reply, answer) = oneshot::channel();
         match tokio::time::timeout_at(deadline, self.calls.send(Call { deadline, reply })).await {
             Err(_) => return Err(timeout("Tso", TSO_TIMEOUT, None)),
