@@ -23,18 +23,38 @@ use std::sync::Arc;
 /// Takes a completion; called on the port's thread and must not block for long.
 pub type IndexDone = Arc<dyn Fn(OpId, Result<IndexReply, IoFault>) + Send + Sync>;
 
-/// Sizes of the index in memory.
-#[derive(Debug, Clone, Copy)]
+/// Sizes of the index. In the original's `[storage.kv]`: `write-buffer`, `block-cache-capacity`, `block-size`,
+/// `block-restart-interval`, `compaction-L0-trigger`, `write-L0-slowdown-trigger`, `write-L0-pause-trigger`,
+/// `compaction-table-size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexOptions {
     /// A memtable that grows beyond this is flushed without being asked; the owner flushes earlier.
     pub write_buffer_bytes: usize,
     /// Blocks of files, with their filters.
     pub cache_bytes: usize,
+    pub block_bytes: usize,
+    /// Keys of a block between two that are stored whole.
+    pub restart_interval: i32,
+    /// So many files make a compaction due.
+    pub compaction_trigger: i32,
+    /// So many make writes slow, or stop them: the unindexed tail of the log grows meanwhile (rules 3), acknowledgements go on.
+    pub slowdown_trigger: i32,
+    pub stop_trigger: i32,
+    pub file_bytes: u64,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { write_buffer_bytes: 64 << 20, cache_bytes: 64 << 20 }
+        Self {
+            write_buffer_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            block_bytes: 16 << 10,
+            restart_interval: 16,
+            compaction_trigger: 8,
+            slowdown_trigger: 40,
+            stop_trigger: 60,
+            file_bytes: 64 << 20,
+        }
     }
 }
 
@@ -80,6 +100,8 @@ impl std::fmt::Debug for IndexStore {
 
 fn settings(options: IndexOptions) -> Result<Options, rocksdb::Error> {
     let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_size(options.block_bytes);
+    blocks.set_block_restart_interval(options.restart_interval);
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     blocks.set_block_cache(&Cache::new_lru_cache(options.cache_bytes)?);
     // Filters and indexes count against the cache, so that memory is bounded.
@@ -89,6 +111,10 @@ fn settings(options: IndexOptions) -> Result<Options, rocksdb::Error> {
     settings.set_block_based_table_factory(&blocks);
     settings.set_compression_type(DBCompressionType::None);
     settings.set_write_buffer_size(options.write_buffer_bytes);
+    settings.set_level_zero_file_num_compaction_trigger(options.compaction_trigger);
+    settings.set_level_zero_slowdown_writes_trigger(options.slowdown_trigger);
+    settings.set_level_zero_stop_writes_trigger(options.stop_trigger);
+    settings.set_target_file_size_base(options.file_bytes);
     settings.set_atomic_flush(true);
     settings.set_max_open_files(MAX_OPEN_FILES);
     settings.set_keep_log_file_num(2);

@@ -1,4 +1,4 @@
-//! The HTTP surface (spec pump 5): `/status` and `/drainers` so far.
+//! The HTTP surface (spec pump 5): `/status` and `/drainers` so far; `/metrics` is merged in by `main`.
 
 use crate::ports::Request;
 use axum::Router;

@@ -1,16 +1,20 @@
 //! The Pump process: flags, configuration, ports; everything that decides is `binlog_core::pump`.
 
 mod http;
+mod metric_rows;
+mod metrics;
 mod ports;
 
 use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
+use binlog_cluster::pump_service::{self, CallObserver, PULL_CREDIT, PumpEvent, PumpInbox};
 use binlog_cluster::registry::{NodeKind, Registry};
 use binlog_cluster::server::{self, Listeners};
 use binlog_cluster::tls::Security;
 use binlog_cluster::unix_socket::SocketListener;
-use binlog_core::config::pump::{KEYS, PumpSettings};
+use binlog_core::config::pump::{IndexSettings, KEYS, PumpSettings};
 use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
@@ -22,14 +26,16 @@ use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, process, retry, signals, status};
+use binlog_runtime::{driver, host, process, push, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
-use binlog_storage::log_files::LogFiles;
+use binlog_storage::log_files::{LogFiles, LogObserver};
+use metrics::{Measured, Observer};
 use ports::{Ports, Request};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -95,7 +101,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
+    let measured = Arc::new(Measured::new(Duration::from_millis(config.slow_write_ms))?);
     let (handle, pump_inbox) = pump_service::channel(PULL_CREDIT);
+    let handle = handle.observed(Arc::clone(&measured) as Arc<dyn CallObserver>);
     tokio::spawn(forward(pump_inbox, sender.clone()));
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
@@ -106,7 +114,19 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
-    let router = http::router(registry.clone(), pd.clone(), asker);
+    let observer = Observer {
+        measured: Arc::clone(&measured),
+        asker: asker.clone(),
+        pd: pd.clone(),
+        registry: registry.clone(),
+        data_dir: dir.to_owned(),
+    };
+    tokio::spawn(observer.clone().tell());
+    tokio::spawn(observer.clone().watch_purges());
+    let pushed = observer.clone();
+    let pusher = push::start(config.push.as_ref(), node_id.as_str(), move || pushed.clone().text());
+    let metrics = Router::new().route("/metrics", get(move || observer.clone().respond()));
+    let router = http::router(registry.clone(), pd.clone(), asker).merge(metrics);
     let listeners = Listeners { tcp: listener, security, unix };
     let serving = tokio::spawn(server::serve_on(listeners, Routes::new(handle.service(limit)), router, async {
         let _ = serving_stopped.await;
@@ -115,9 +135,16 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
     let log_sender = sender.clone();
     let index_sender = sender.clone();
+    let (of_log, of_index) = (Arc::clone(&measured), Arc::clone(&measured));
+    let log_observer: LogObserver = Arc::new(move |step, took, succeeded| of_log.log_step(step, took, succeeded));
     let mut ports = Ports {
-        log: LogFiles::open(dir, move |op, result| log_sender.complete(Input::LogDone { op, result }))?,
-        index: IndexStore::open(&dir.join("index"), IndexOptions::default(), move |op, result| {
+        log: LogFiles::open_observed(dir, log_observer, move |op, result| {
+            log_sender.complete(Input::LogDone { op, result });
+        })?,
+        index: IndexStore::open(&dir.join("index"), index_options(&config.index), move |op, result| {
+            if result.is_err() {
+                of_index.index_failed();
+            }
             index_sender.complete(Input::IndexDone { op, result });
         })?,
         pd,
@@ -125,9 +152,11 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         sender: sender.clone(),
         answerer,
         calls: ports::Calls::default(),
+        measured,
     };
     sender.complete(Input::Start);
     let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    drop(pusher);
     // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
     drop(inbox);
@@ -151,6 +180,25 @@ async fn ask_cluster(
     let entry = || registry.get(NodeKind::Pump, node_id.as_str());
     let previous = retry::forever("read this node's registry entry", entry).await;
     Ok((pd, registry, previous))
+}
+
+/// Ours where nothing was configured.
+fn index_options(configured: &IndexSettings) -> IndexOptions {
+    let default = IndexOptions::default();
+    let size = |value: Option<u32>, default: usize| value.and_then(|v| usize::try_from(v).ok()).unwrap_or(default);
+    let count = |value: Option<u32>, default: i32| value.and_then(|v| i32::try_from(v).ok()).unwrap_or(default);
+    let slowdown_trigger = count(configured.slowdown_trigger, default.slowdown_trigger);
+    IndexOptions {
+        write_buffer_bytes: size(configured.write_buffer_bytes, default.write_buffer_bytes),
+        cache_bytes: size(configured.cache_bytes, default.cache_bytes),
+        block_bytes: size(configured.block_bytes, default.block_bytes),
+        restart_interval: count(configured.restart_interval, default.restart_interval),
+        compaction_trigger: count(configured.compaction_trigger, default.compaction_trigger),
+        slowdown_trigger,
+        // Never below: writes would stop before they become slow.
+        stop_trigger: count(configured.stop_trigger, default.stop_trigger.max(slowdown_trigger)),
+        file_bytes: configured.file_bytes.map_or(default.file_bytes, u64::from),
+    }
 }
 
 /// Says which signal came; `false` when signals cannot be waited for.

@@ -1,5 +1,6 @@
 //! The Pump's ports: each effect is started here, each completion goes back to the inbox.
 
+use crate::metrics::Measured;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
 use binlog_cluster::pump_service::{PullItem, PullSender, PumpEvent, WriteReply};
@@ -17,6 +18,7 @@ use binlog_storage::index_store::IndexStore;
 use binlog_storage::log_files::LogFiles;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// What comes in from outside, with the means to answer.
 pub enum Request {
@@ -39,6 +41,7 @@ pub struct Ports {
     pub sender: Sender<Input, Request>,
     pub answerer: Answerer<PumpStatus>,
     pub calls: Calls,
+    pub measured: Arc<Measured>,
 }
 
 impl driver::Ports<Pump> for Ports {
@@ -108,7 +111,10 @@ impl driver::Ports<Pump> for Ports {
                     items.end(result);
                 }
             }
-            Effect::Fault(fault) => tracing::error!("{fault}"),
+            Effect::Fault(fault) => {
+                self.measured.fault(&fault);
+                tracing::error!("{fault}");
+            }
             Effect::Notice { level: Level::Info, text } => tracing::info!("{text}"),
             Effect::Notice { level: Level::Warn, text } => tracing::warn!("{text}"),
             Effect::Stopped => return ControlFlow::Break(0),
