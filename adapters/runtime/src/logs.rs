@@ -26,11 +26,8 @@ pub fn init(level: &str, file: &str) -> Result<(), String> {
         "error" | "fatal" => LevelFilter::ERROR,
         other => return Err(format!("log-level: {other:?} is unknown; use debug, info, warn, error or fatal")),
     };
-    let out: Box<dyn Write + Send> = if file.is_empty() {
-        Box::new(io::stdout())
-    } else {
-        Box::new(LogFile::open(Path::new(file))?)
-    };
+    let out: Box<dyn Write + Send> =
+        if file.is_empty() { Box::new(io::stdout()) } else { Box::new(LogFile::open(Path::new(file))?) };
     tracing_subscriber::registry()
         .with(TextLayer { out: Mutex::new(out) }.with_filter(filter))
         .try_init()

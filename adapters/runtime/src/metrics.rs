@@ -6,9 +6,7 @@
 
 use binlog_core::time::Tso;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder, exponential_buckets,
-};
+use prometheus::{Encoder, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder, exponential_buckets};
 use serde_json::Value;
 
 pub use prometheus::{Histogram, IntCounter, IntCounterVec};

@@ -56,7 +56,10 @@ pub fn start<F: Future<Output = String> + Send>(
                 Ok(()) if failed => tracing::info!(gateway = push.authority, "metrics are pushed again"),
                 Ok(()) => {}
                 Err(error) if !failed => {
-                    tracing::warn!(gateway = push.authority, "cannot push metrics, trying again each interval: {error}");
+                    tracing::warn!(
+                        gateway = push.authority,
+                        "cannot push metrics, trying again each interval: {error}"
+                    );
                 }
                 Err(_) => {}
             }

@@ -43,6 +43,9 @@ mod tests {
         let originals = ["Release Version", "Git Commit Hash", "Build TS", "Go Version", "Go OS/Arch", ""];
         assert_eq!(names, originals);
         assert!(text.ends_with("\n\n"));
-        assert_eq!([architecture("x86_64"), architecture("aarch64"), architecture("riscv64")], ["amd64", "arm64", "riscv64"]);
+        assert_eq!(
+            [architecture("x86_64"), architecture("aarch64"), architecture("riscv64")],
+            ["amd64", "arm64", "riscv64"]
+        );
     }
 }

@@ -28,7 +28,9 @@ pub type LogDone = Arc<dyn Fn(OpId, Result<LogReply, IoFault>) + Send + Sync>;
 pub enum LogStep {
     List,
     Create,
-    Write { bytes: u64 },
+    Write {
+        bytes: u64,
+    },
     Sync,
     Read,
     /// Preparing and removing slots in the background.
@@ -95,8 +97,7 @@ impl LogFiles {
                 observer(step, begun.elapsed(), result.is_ok());
                 done(op, result);
             };
-            Worker::spawn(name, work)
-                .map_err(DirError::io("cannot start the threads for", &dir))
+            Worker::spawn(name, work).map_err(DirError::io("cannot start the threads for", &dir))
         };
         Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, done })
     }

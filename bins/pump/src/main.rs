@@ -187,7 +187,9 @@ fn index_options(configured: &IndexSettings) -> IndexOptions {
     let default = IndexOptions::default();
     let size = |value: Option<u32>, default: usize| value.and_then(|v| usize::try_from(v).ok()).unwrap_or(default);
     let count = |value: Option<u32>, default: i32| value.and_then(|v| i32::try_from(v).ok()).unwrap_or(default);
-    let slowdown_trigger = count(configured.slowdown_trigger, default.slowdown_trigger);
+    // Writes must not stop before they become slow, whichever of the two was configured.
+    let stop = count(configured.stop_trigger, default.stop_trigger);
+    let slowdown_trigger = count(configured.slowdown_trigger, default.slowdown_trigger.min(stop));
     IndexOptions {
         write_buffer_bytes: size(configured.write_buffer_bytes, default.write_buffer_bytes),
         cache_bytes: size(configured.cache_bytes, default.cache_bytes),
@@ -195,8 +197,7 @@ fn index_options(configured: &IndexSettings) -> IndexOptions {
         restart_interval: count(configured.restart_interval, default.restart_interval),
         compaction_trigger: count(configured.compaction_trigger, default.compaction_trigger),
         slowdown_trigger,
-        // Never below: writes would stop before they become slow.
-        stop_trigger: count(configured.stop_trigger, default.stop_trigger.max(slowdown_trigger)),
+        stop_trigger: stop.max(slowdown_trigger),
         file_bytes: configured.file_bytes.map_or(default.file_bytes, u64::from),
     }
 }

@@ -55,7 +55,11 @@ pub const ROWS: &[Row] = &[
         "/counters/repeated_prewrites",
         "Prewrites that came more than once.",
     ),
-    Row::counter("binlog_pump_repeated_commits_total", "/counters/repeated_commits", "Commits that came more than once."),
+    Row::counter(
+        "binlog_pump_repeated_commits_total",
+        "/counters/repeated_commits",
+        "Commits that came more than once.",
+    ),
     Row::counter(
         "binlog_pump_commits_below_gc_total",
         "/counters/commits_below_gc",
@@ -98,8 +102,17 @@ pub const ROWS: &[Row] = &[
         "Prewrites that only an operator can decide; the watermark stays below them.",
     ),
     Row::counter("binlog_pump_mvcc_queries_total", "/verdicts/mvcc_queries", "MVCC reads in TiKV for verdicts."),
-    Row::counter("binlog_pump_failed_queries_total", "/verdicts/failed_queries", "Calls to TiKV for verdicts that failed."),
-    Row::gauge("binlog_pump_verdict_outage", "/verdicts/outage", Flag, "1 while TiKV or PD cannot be asked for verdicts."),
+    Row::counter(
+        "binlog_pump_failed_queries_total",
+        "/verdicts/failed_queries",
+        "Calls to TiKV for verdicts that failed.",
+    ),
+    Row::gauge(
+        "binlog_pump_verdict_outage",
+        "/verdicts/outage",
+        Flag,
+        "1 while TiKV or PD cannot be asked for verdicts.",
+    ),
     Row::gauge(
         "binlog_pump_service_safe_point",
         "/verdicts/gc_held_at",
@@ -107,7 +120,12 @@ pub const ROWS: &[Row] = &[
         "Where PD holds TiKV's GC for this Pump; milliseconds since 1970.",
     ),
     // Ours: index and log.
-    Row::gauge("binlog_pump_index_behind_bytes", "/unindexed_bytes", Plain, "Bytes of the log that wait for the index."),
+    Row::gauge(
+        "binlog_pump_index_behind_bytes",
+        "/unindexed_bytes",
+        Plain,
+        "Bytes of the log that wait for the index.",
+    ),
     Row::gauge("binlog_pump_log_segments", "/collector/segments", Plain, "Segments of the log that hold something."),
     Row::gauge("binlog_pump_log_free_slots", "/collector/free_slots", Plain, "Files of the log that wait for reuse."),
     Row::gauge(
@@ -142,7 +160,11 @@ pub const ROWS: &[Row] = &[
         Length,
         "How many things going offline waits for; /status names them.",
     ),
-    Row::counter("binlog_pump_unknown_completions_total", "/unknown_completions", "Completions that nobody waited for: a bug."),
+    Row::counter(
+        "binlog_pump_unknown_completions_total",
+        "/unknown_completions",
+        "Completions that nobody waited for: a bug.",
+    ),
 ];
 
 /// What needs labels.
@@ -183,7 +205,12 @@ mod tests {
     fn names_are_unique() {
         for (i, row) in ROWS.iter().enumerate() {
             assert!(ROWS[i + 1..].iter().all(|other| other.name != row.name), "{}", row.name);
-            assert_eq!(row.kind == Kind::Counter, row.name.ends_with("_total") || row.name.ends_with("_count"), "{}", row.name);
+            assert_eq!(
+                row.kind == Kind::Counter,
+                row.name.ends_with("_total") || row.name.ends_with("_count"),
+                "{}",
+                row.name
+            );
         }
     }
 

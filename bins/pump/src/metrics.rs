@@ -232,7 +232,7 @@ impl CallObserver for Measured {
 }
 
 /// Everything that metrics are read from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Observer {
     pub measured: Arc<Measured>,
     pub asker: Asker<Input, Request, PumpStatus>,
@@ -407,7 +407,8 @@ mod tests {
     fn drainers_that_lost_binlogs_are_counted_each_time_they_are_seen() {
         let m = measured();
         let drainer = |id: &str, state: &str, checkpoint: i64| -> NodeStatus {
-            serde_json::from_value(serde_json::json!({"nodeId": id, "state": state, "maxCommitTS": checkpoint})).unwrap()
+            serde_json::from_value(serde_json::json!({"nodeId": id, "state": state, "maxCommitTS": checkpoint}))
+                .unwrap()
         };
         let all = [drainer("behind", "paused", 5), drainer("fine", "online", 50), drainer("gone", "offline", 1)];
         m.hold_against(&all, CommitTs::new(10));
@@ -426,8 +427,11 @@ mod tests {
     fn faults_are_counted_by_kind() {
         let m = measured();
         m.fault(&Fault::Index("x".to_owned()));
-        let broken =
-            Fault::AssumptionBroken { what: "x".to_owned(), start_ts: Default::default(), commit_ts: Default::default() };
+        let broken = Fault::AssumptionBroken {
+            what: "x".to_owned(),
+            start_ts: Default::default(),
+            commit_ts: Default::default(),
+        };
         m.fault(&broken);
         has(
             &m,

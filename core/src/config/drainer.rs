@@ -35,7 +35,13 @@ pub const KEYS: &[Key] = &[
     Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
     Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
     Key::new("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("metrics-addr", "metrics-addr", Kind::Text, Honoured, "Prometheus push gateway, as host:port or http://host:port"),
+    Key::new(
+        "metrics-addr",
+        "metrics-addr",
+        Kind::Text,
+        Honoured,
+        "Prometheus push gateway, as host:port or http://host:port",
+    ),
     Key::new(
         "metrics-interval",
         "metrics-interval",
