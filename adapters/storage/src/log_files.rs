@@ -19,9 +19,42 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Takes a completion; called on a thread of the port and must not block for long.
 pub type LogDone = Arc<dyn Fn(OpId, Result<LogReply, IoFault>) + Send + Sync>;
+
+/// What an operation was, for whoever measures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStep {
+    List,
+    Create,
+    Write {
+        bytes: u64,
+    },
+    Sync,
+    Read,
+    /// Preparing and removing slots in the background.
+    Other,
+}
+
+impl LogStep {
+    fn of(request: &LogOp) -> Self {
+        match request {
+            LogOp::List => Self::List,
+            LogOp::Create { .. } => Self::Create,
+            LogOp::Write { parts, .. } => Self::Write { bytes: parts.iter().map(|part| part.len() as u64).sum() },
+            LogOp::Sync { .. } => Self::Sync,
+            LogOp::Read { .. } => Self::Read,
+            #[allow(unreachable_patterns)] // What is not on the way of a write is not told apart.
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Is told of each operation: what it was, how long it took, whether it succeeded. Called on the port's threads before the
+/// completion; must not block.
+pub type LogObserver = Arc<dyn Fn(LogStep, Duration, bool) + Send + Sync>;
 
 /// The value log's files in one data directory.
 pub struct LogFiles {
@@ -37,6 +70,15 @@ impl LogFiles {
         data_dir: &Path,
         done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static,
     ) -> Result<Self, DirError> {
+        Self::open_observed(data_dir, Arc::new(|_, _, _| {}), done)
+    }
+
+    /// The same, measured.
+    pub fn open_observed(
+        data_dir: &Path,
+        observer: LogObserver,
+        done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static,
+    ) -> Result<Self, DirError> {
         let dir = data_dir.join("log");
         create_dir(&dir)?;
         // Also when it existed: a crash may have come between its creation and the sync of the data directory. Further up
@@ -50,9 +92,14 @@ impl LogFiles {
         let done: LogDone = Arc::new(done);
         let slots = Arc::new(Slots { dir: dir.clone(), open: Mutex::default() });
         let spawn = |name: &str| {
-            let (slots, done) = (Arc::clone(&slots), Arc::clone(&done));
-            Worker::spawn(name, move |(op, request)| done(op, slots.execute(request)))
-                .map_err(DirError::io("cannot start the threads for", &dir))
+            let (slots, done, observer) = (Arc::clone(&slots), Arc::clone(&done), Arc::clone(&observer));
+            let work = move |(op, request): (OpId, LogOp)| {
+                let (step, begun) = (LogStep::of(&request), Instant::now());
+                let result = slots.execute(request);
+                observer(step, begun.elapsed(), result.is_ok());
+                done(op, result);
+            };
+            Worker::spawn(name, work).map_err(DirError::io("cannot start the threads for", &dir))
         };
         Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, background: spawn("log-fill")?, done })
     }
