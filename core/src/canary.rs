@@ -37,6 +37,18 @@ canaries! {
     InsertBelowW = "insert-below-W",
     /// Rules 5: the item is P followed by all of C.
     AppendWholeC = "append-whole-c",
+    /// Rules 6: slots are freed before the log says so durably.
+    RecycleBeforeGcRecord = "recycle-before-gc-record",
+    /// Rules 6: segments are freed that the flushed index does not cover.
+    FreeBeyondFlushedEnd = "free-beyond-flushed-end",
+    /// Rules 6: prewrites are taken from the reserved space too.
+    ReserveUsedByP = "reserve-used-by-p",
+    /// Rules 6, trap T4: the prewrites of retained commits do not hold GC.
+    GcWithoutPartner = "gc-without-partner",
+    /// Rules 6: the checkpoints of Drainers do not hold GC.
+    GcPastConsumer = "gc-past-consumer",
+    /// Trap T3: a stream below the GC point goes on from there.
+    StreamJumpsToG = "stream-jumps-to-G",
     /// Rules 7: the membership is confirmed at a timestamp later than the listing.
     ListBeforeTso = "list-before-tso",
     /// Rules 7: a reconnect continues from the merge position.

@@ -49,6 +49,12 @@ pub enum Fault {
     /// Durable bytes of the value log do not verify.
     #[error("value log damaged at segment {segment} offset {offset}: {what}")]
     LogDamaged { segment: SegmentId, offset: u64, what: String },
+    /// The disk did not give back bytes of the value log; whether they are whole is not known.
+    #[error(
+        "value log cannot be read at segment {segment} offset {offset}: {what}; this says nothing about what is stored: check the \
+         disk, then restart this pump"
+    )]
+    LogUnreadable { segment: SegmentId, offset: u64, what: String },
     /// A write or sync failed: the segment takes no more writes, the Pump is read-only.
     #[error("write to segment {segment} failed: {what}; this pump is read-only until restarted")]
     WriteFailed { segment: SegmentId, what: String },

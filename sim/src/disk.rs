@@ -28,6 +28,8 @@ pub struct File {
 #[derive(Debug)]
 pub struct VirtualDisk {
     pub files: BTreeMap<SlotId, File>,
+    /// Removed, but the directory may not know after a power loss.
+    undead: BTreeMap<SlotId, File>,
     rng: Rng,
     /// Faults that wait for their operation.
     pub armed: Armed,
@@ -50,7 +52,13 @@ pub struct Armed {
 impl VirtualDisk {
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { files: BTreeMap::new(), rng, armed: Armed::default(), skip_directory_sync: false }
+        Self {
+            files: BTreeMap::new(),
+            undead: BTreeMap::new(),
+            rng,
+            armed: Armed::default(),
+            skip_directory_sync: false,
+        }
     }
 
     pub fn execute(&mut self, op: &LogOp) -> Result<LogReply, IoFault> {
@@ -58,6 +66,7 @@ impl VirtualDisk {
             LogOp::List => {
                 if !self.skip_directory_sync {
                     self.files.values_mut().for_each(|file| file.loose = false);
+                    self.undead.clear();
                 }
                 Ok(LogReply::Slots(self.files.iter().map(|(slot, f)| (*slot, f.visible.len() as u64)).collect()))
             }
@@ -69,10 +78,24 @@ impl VirtualDisk {
                 assert!(!self.files.contains_key(slot), "slot {slot} is created twice");
                 let loose = fail || self.skip_directory_sync;
                 self.files.insert(*slot, File { loose, ..File::default() });
+                self.undead.remove(slot);
                 if fail { Err(injected("create")) } else { Ok(LogReply::Created) }
             }
             LogOp::Write { slot, offset, parts } => self.write(*slot, to_usize(*offset), parts),
             LogOp::Sync { slot } => self.sync(*slot),
+            LogOp::Fill { slot, offset, len } => {
+                self.write(*slot, to_usize(*offset), &[vec![0; to_usize(*len)].into()])?;
+                self.sync(*slot)?;
+                Ok(LogReply::Filled)
+            }
+            LogOp::Remove { slot } => {
+                let fail = take(&mut self.armed.create);
+                let file = self.files.remove(slot).ok_or_else(|| IoFault::NotFound(slot.to_string()))?;
+                if fail || self.skip_directory_sync {
+                    self.undead.insert(*slot, file);
+                }
+                if fail { Err(injected("remove")) } else { Ok(LogReply::Removed) }
+            }
             LogOp::Read { slot, offset, len } => {
                 if take(&mut self.armed.read) {
                     return Err(injected("read"));
@@ -146,6 +169,11 @@ impl VirtualDisk {
 
     /// The power goes: each page that was not synced survives, vanishes, is torn in 512-byte sectors, or garbled.
     pub fn power_loss(&mut self) {
+        for (slot, file) in std::mem::take(&mut self.undead) {
+            if self.rng.percent(50) {
+                self.files.insert(slot, file);
+            }
+        }
         let slots: Vec<_> = self.files.keys().copied().collect();
         for slot in slots {
             let Some(mut file) = self.files.remove(&slot) else { continue };
@@ -175,7 +203,12 @@ impl VirtualDisk {
             LogOp::Create { slot } => {
                 self.files.entry(*slot).or_insert_with(|| File { loose: true, ..File::default() });
             }
-            LogOp::Write { .. } | LogOp::Sync { .. } => drop(self.execute(op)),
+            LogOp::Remove { slot } => {
+                if let Some(file) = self.files.remove(slot) {
+                    self.undead.insert(*slot, file);
+                }
+            }
+            LogOp::Write { .. } | LogOp::Sync { .. } | LogOp::Fill { .. } => drop(self.execute(op)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Real processes on free ports of this machine: Pump, Drainer, MariaDB. Each has its log in the work directory, is killed when
 //! dropped, and is waited for by polling.
 
-pub use binlog_standin::process::{Process, free_port, http_get, http_put, require, tail};
+pub use binlog_standin::process::{Process, free_port, http_get, http_post, http_put, require, tail};
 
 use anyhow::{Context, Result, bail};
 use mysql_async::prelude::Queryable;

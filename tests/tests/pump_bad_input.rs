@@ -132,7 +132,8 @@ async fn what_stops_the_start_is_named() {
     bad.set("--no-such-flag", "1");
     fails(bad, 2, &["no-such-flag"]).await;
     fails(node("unknown", "no-such-key = 1\n"), 1, &["contained unknown configuration options: no-such-key"]).await;
-    fails(node("later", "gc = 3\n"), 1, &["gc", "is not supported yet"]).await;
+    fails(node("gc", "gc = 0\n"), 1, &["GC is 0", "must bigger than 0"]).await;
+    fails(node("gc-days", "gc = \"7d\"\n"), 1, &["gc", "7d", "whole numbers are days"]).await;
     fails(node("size", "[storage]\nsegment-size = \"4 parsec\"\n"), 1, &["segment-size", "unknown unit"]).await;
     fails(node("toml", "[storage\n"), 1, &["toml.toml"]).await;
 

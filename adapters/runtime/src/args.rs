@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(e.to_string(), "'stray' is not a valid flag");
         let Err(StartError::Config(e)) = run(PUMP, &["-config", "/no/such/file"], &[]) else { panic!() };
         assert!(e.to_string().contains("/no/such/file"), "{e}");
-        let Err(StartError::Config(e)) = run(PUMP, &["-gc", "7"], &[]) else { panic!() };
+        let Err(StartError::Config(e)) = run(PUMP, &["-socket", "/tmp/x"], &[]) else { panic!() };
         assert!(e.to_string().contains("not supported yet"), "{e}");
     }
 

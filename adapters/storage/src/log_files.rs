@@ -1,7 +1,8 @@
 //! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`.
 //!
 //! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
-//! history never delays a flush. A read may therefore overtake a write that is not answered yet; the log reads only what it knows to
+//! history never delays a flush; a third one fills new slots with zeros and removes files, whose blocks take a while to free. The
+//! log asks for either only when nothing else is under way on that slot. A read may therefore overtake a write that is not answered yet; the log reads only what it knows to
 //! be durable. Each slot has one descriptor, kept from its first use on: an error of a sync is reported to the descriptor that wrote.
 
 use crate::dir::{DirError, create_dir, parent_of, sync_dir};
@@ -26,6 +27,7 @@ pub type LogDone = Arc<dyn Fn(OpId, Result<LogReply, IoFault>) + Send + Sync>;
 pub struct LogFiles {
     writer: Worker<(OpId, LogOp)>,
     reader: Worker<(OpId, LogOp)>,
+    background: Worker<(OpId, LogOp)>,
     done: LogDone,
 }
 
@@ -52,12 +54,16 @@ impl LogFiles {
             Worker::spawn(name, move |(op, request)| done(op, slots.execute(request)))
                 .map_err(DirError::io("cannot start the threads for", &dir))
         };
-        Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, done })
+        Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, background: spawn("log-fill")?, done })
     }
 
     /// Queues one operation; its completion goes to the callback.
     pub fn submit(&self, op: OpId, request: LogOp) {
-        let worker = if matches!(request, LogOp::Read { .. }) { &self.reader } else { &self.writer };
+        let worker = match request {
+            LogOp::Read { .. } => &self.reader,
+            LogOp::Fill { .. } | LogOp::Remove { .. } => &self.background,
+            LogOp::List | LogOp::Create { .. } | LogOp::Write { .. } | LogOp::Sync { .. } => &self.writer,
+        };
         if let Err((op, _)) = worker.submit((op, request)) {
             (self.done)(op, Err(IoFault::Unavailable("the thread of the log files is gone".to_owned())));
         }
@@ -95,6 +101,13 @@ impl Slots {
                 let data = read_at(&file, offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
                 Ok(LogReply::Data(data))
             }
+            LogOp::Fill { slot, offset, len } => {
+                let file = self.file(slot)?;
+                let fill = || fill(&file, offset, len).and_then(|()| file.sync_data());
+                fill().map_err(|e| io_fault("filling of", &self.path(slot), &e))?;
+                Ok(LogReply::Filled)
+            }
+            LogOp::Remove { slot } => self.remove(slot).map(|()| LogReply::Removed),
         }
     }
 
@@ -131,6 +144,16 @@ impl Slots {
         let file = create().map_err(|e| io_fault("creation of", &path, &e))?;
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, Arc::new(file));
         Ok(())
+    }
+
+    fn remove(&self, slot: SlotId) -> Result<(), IoFault> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        let path = self.path(slot);
+        let remove = || {
+            fs::remove_file(&path)?;
+            sync_dir(&self.dir)
+        };
+        remove().map_err(|e| io_fault("removal of", &path, &e))
     }
 
     fn file(&self, slot: SlotId) -> Result<Arc<File>, IoFault> {
@@ -176,6 +199,17 @@ fn write_all_at(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()>
     Ok(())
 }
 
+/// Writes zeros in pieces of [`ZEROS`].
+fn fill(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let piece = usize::try_from(len - done).unwrap_or(usize::MAX).min(ZEROS.len());
+        file.write_all_at(ZEROS.get(..piece).unwrap_or_default(), offset.saturating_add(done))?;
+        done += piece as u64;
+    }
+    Ok(())
+}
+
 /// One `pwritev` of the last [`MAX_PARTS`] elements of `rest`, last first.
 #[allow(unsafe_code)]
 fn write_vectored_at(file: &File, offset: u64, rest: &[&[u8]]) -> io::Result<usize> {
@@ -208,6 +242,9 @@ fn read_at(file: &File, offset: u64, len: u64) -> io::Result<Bytes> {
     data.truncate(filled);
     Ok(data.into())
 }
+
+/// One write of a filling.
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// `IOV_MAX` on Linux.
 const MAX_PARTS: usize = 1024;

@@ -127,6 +127,50 @@ fn log_files_answer_in_order_and_finish_before_they_close() {
     assert_eq!(fs::metadata(root.path().join("log/000001.slot")).unwrap().len(), 50 * 4096);
 }
 
+#[test]
+fn slots_are_filled_with_zeros_and_removed_for_good() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = Log::open(root.path());
+    let (slot, other) = (SlotId::new(1), SlotId::new(2));
+    for slot in [slot, other] {
+        assert!(matches!(log.call(LogOp::Create { slot }), Ok(LogReply::Created)));
+    }
+    // More than one piece, not a multiple of one, and behind what is there already.
+    let (offset, len) = (1 << 20, (1 << 20) + 12_345);
+    log.write(1, 0, vec![Bytes::from(vec![7; 1 << 20])]);
+    assert!(matches!(log.call(LogOp::Fill { slot, offset, len }), Ok(LogReply::Filled)));
+    assert_eq!(log.list(), [(1, offset + len), (2, 0)]);
+    assert!(log.read(1, offset, len).iter().all(|byte| *byte == 0));
+    assert!(log.read(1, 0, offset).iter().all(|byte| *byte == 7));
+    let meta = fs::metadata(root.path().join("log/000001.slot")).unwrap();
+    assert!(
+        std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= offset + len,
+        "the blocks exist, the file has no hole"
+    );
+    assert!(matches!(log.call(LogOp::Fill { slot: other, offset: 0, len: 0 }), Ok(LogReply::Filled)));
+
+    // A flush of another slot is not queued behind background work: it is answered although more of that was asked first.
+    let fills: Vec<OpId> = (0..4).map(|i| log.submit(LogOp::Fill { slot, offset: i << 20, len: 1 << 20 })).collect();
+    let write = log.submit(LogOp::Write { slot: other, offset: 0, parts: vec![Bytes::from_static(b"x")] });
+    let mut answered: Vec<OpId> = Vec::new();
+    for _ in 0..5 {
+        let (op, result) = log.done.recv_timeout(DEADLINE).expect("an answer");
+        assert!(result.is_ok());
+        answered.push(op);
+    }
+    assert!(answered.contains(&write) && fills.iter().all(|op| answered.contains(op)));
+
+    assert!(matches!(log.call(LogOp::Remove { slot }), Ok(LogReply::Removed)));
+    assert!(matches!(log.call(LogOp::Remove { slot }), Err(IoFault::NotFound(_))));
+    assert_eq!(log.list(), [(2, 1)]);
+    let read = log.call(LogOp::Read { slot, offset: 0, len: 1 });
+    assert!(matches!(read, Err(IoFault::NotFound(_))), "no descriptor keeps a removed file alive");
+    assert!(matches!(log.call(LogOp::Create { slot }), Ok(LogReply::Created)), "its number may be used again");
+    assert!(matches!(log.call(LogOp::Fill { slot: SlotId::new(9), offset: 0, len: 1 }), Err(IoFault::NotFound(_))));
+    drop(log);
+    assert_eq!(Log::open(root.path()).list(), [(1, 0), (2, 1)]);
+}
+
 struct Index {
     port: IndexStore,
     done: Receiver<(OpId, Result<IndexReply, IoFault>)>,

@@ -1,10 +1,10 @@
-//! The HTTP surface (spec pump 5): `/status` and `/drainers` so far.
+//! The HTTP surface (spec pump 5): `/status`, `/drainers` and `/debug/gc/trigger` so far.
 
 use crate::ports::Request;
 use axum::Router;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::registry::Registry;
 use binlog_core::node::status::NodeStatus;
@@ -18,9 +18,11 @@ type StatusAsker = Asker<Input, Request, PumpStatus>;
 
 pub fn router(registry: Registry, pd: PdClient, asker: StatusAsker) -> Router {
     let drainers_of = registry.clone();
+    let gc_asker = asker.clone();
     Router::new()
         .route("/status", get(move || status(registry.clone(), pd.clone(), asker.clone())))
         .route("/drainers", get(move || drainers(drainers_of.clone())))
+        .route("/debug/gc/trigger", post(move || trigger_gc(gc_asker.clone())))
 }
 
 /// The original's object: all Pumps of the registry, a fresh timestamp; and `pump`, ours: what this Pump is doing.
@@ -48,6 +50,13 @@ async fn drainers(registry: Registry) -> Response {
         Ok(drainers) if !drainers.is_empty() => text(&serde_json::to_value(drainers).unwrap_or(Value::Null)),
         _ => text(&Value::Null),
     }
+}
+
+/// The original's two lines. What the round does is in `/status`, under `pump.collector`.
+async fn trigger_gc(asker: StatusAsker) -> Response {
+    let began = asker.ask(Input::TriggerGc).await.is_some_and(|status| status.collector.triggered);
+    let line = if began { "trigger gc success\n" } else { "gc is working\n" };
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], line).into_response()
 }
 
 fn text(body: &Value) -> Response {

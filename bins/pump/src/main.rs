@@ -172,6 +172,7 @@ fn machine_config(
         max_payload_bytes: usize::try_from(config.max_message_bytes)?,
         previous,
         wiped_directory_tso_needed: registered,
+        gc: config.gc,
     })
 }
 

@@ -4,6 +4,7 @@
 //! the tables of keys and turn settings into typed values. An error names the key, where the value came from, and what to do.
 
 pub mod drainer;
+pub mod duration;
 pub mod pump;
 pub mod settings;
 pub mod size;

@@ -1,8 +1,10 @@
 //! Configuration of a Pump (spec pump 6.2).
 
+use super::duration::parse_duration_ms;
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls, parse_size};
 use crate::ids::NodeId;
+use crate::pump::config::{GcConfig, GcHold};
 use Support::{Honoured, NoEffect, NotYet};
 
 const NO_KV: &str = "the index is no goleveldb here; it sizes itself";
@@ -33,7 +35,20 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "seconds between registry updates (default 2)",
     ),
-    Key::new("gc", "gc", Kind::IntOrText, NotYet, "days to keep binlogs"),
+    Key::new(
+        "gc",
+        "gc",
+        Kind::IntOrText,
+        Honoured,
+        "how long to keep binlogs: days, or a duration such as 8h or 1h30m (default 7)",
+    ),
+    Key::new(
+        "gc-hold",
+        "gc-hold",
+        Kind::Text,
+        Honoured,
+        "drainers: binlogs that a Drainer which is not offline still needs are kept beyond gc; age: they are not (default drainers)",
+    ),
     Key::new("node-id", "node-id", Kind::Text, Honoured, "name in the registry (default <hostname>:<port>)"),
     Key::new(
         "gen-binlog-interval",
@@ -87,6 +102,7 @@ pub struct PumpSettings {
     pub segment_bytes: u64,
     /// Prewrites are refused at or below this much free space.
     pub stop_write_bytes: u64,
+    pub gc: GcConfig,
 }
 
 /// The original's default: the largest i64 less 4 MiB (spec pump 1.1).
@@ -135,11 +151,44 @@ impl PumpSettings {
             sync_log: s.bool("storage.sync-log").unwrap_or(true),
             segment_bytes,
             stop_write_bytes: size("storage.stop-write-at-available-space", DEFAULT_STOP_WRITE)?,
+            gc: GcConfig { keep_ms: keep_ms(s)?, hold: hold(s)?, ..GcConfig::default() },
             addr,
             advertise_addr,
         })
     }
 }
+
+/// Whole numbers are days, texts are numbers too or durations; with the original's text for what is not above 0.
+fn keep_ms(s: &Settings) -> Result<u64, ConfigError> {
+    let text = s.non_empty("gc").map(str::trim);
+    let days = s.int("gc").or_else(|| text?.parse().ok());
+    let ms = match (days, text) {
+        (Some(days), _) => match u64::try_from(days).ok().and_then(|days| days.checked_mul(DAY_MS)) {
+            Some(ms) if ms <= MAX_KEEP_MS => ms,
+            Some(_) => return Err(s.wrong("gc", format!("{days} days are too many"))),
+            None => return Err(s.wrong("gc", format!("GC is {days} days, must bigger than 0"))),
+        },
+        (None, Some(text)) => parse_duration_ms(text).map_err(|e| s.wrong("gc", e))?,
+        (None, None) => return Ok(GcConfig::default().keep_ms),
+    };
+    if ms == 0 {
+        let shown = text.map_or_else(|| "0".to_owned(), str::to_owned);
+        return Err(s.wrong("gc", format!("GC is {shown}, must bigger than 0")));
+    }
+    Ok(ms)
+}
+
+fn hold(s: &Settings) -> Result<GcHold, ConfigError> {
+    match s.non_empty("gc-hold") {
+        None | Some("drainers") => Ok(GcHold::Drainers),
+        Some("age") => Ok(GcHold::Age),
+        Some(other) => Err(s.wrong("gc-hold", format!("{other:?} is not known; use \"drainers\" or \"age\""))),
+    }
+}
+
+const DAY_MS: u64 = 24 * 3_600_000;
+/// Where Go's durations end.
+const MAX_KEEP_MS: u64 = 106_751 * DAY_MS;
 
 #[cfg(test)]
 mod tests {
@@ -178,11 +227,31 @@ mod tests {
             ("max-message-size", "0"),
             ("storage.segment-size", "1 kib"),
             ("storage.stop-write-at-available-space", "ten"),
+            ("gc", "0"),
+            ("gc", "-1"),
+            ("gc", "0s"),
+            ("gc", "7d"),
+            ("gc", "1000000"),
+            ("gc-hold", "consumers"),
         ] {
             let s = settings(&[(name, text)]).unwrap();
             let error = PumpSettings::from_settings(&s, "127.0.0.1").unwrap_err().to_string();
             assert!(error.starts_with(name), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn gc_is_in_days_or_a_duration() {
+        for (text, ms) in [("5", 5 * DAY_MS), ("8h", 8 * 3_600_000), ("1h30m", 5_400_000), ("", 7 * DAY_MS)] {
+            let s = settings(&[("gc", text)]).unwrap();
+            assert_eq!(PumpSettings::from_settings(&s, "127.0.0.1").unwrap().gc.keep_ms, ms, "{text}");
+        }
+        let s = settings(&[("gc-hold", "age")]).unwrap();
+        let gc = PumpSettings::from_settings(&s, "127.0.0.1").unwrap().gc;
+        assert_eq!((gc.hold, gc.keep_ms, gc.interval_ms), (GcHold::Age, 7 * DAY_MS, 3_600_000));
+        let s = settings(&[("gc", "0")]).unwrap();
+        let error = PumpSettings::from_settings(&s, "127.0.0.1").unwrap_err().to_string();
+        assert!(error.contains("GC is 0, must bigger than 0"), "{error}");
     }
 
     #[test]

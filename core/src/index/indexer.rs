@@ -7,12 +7,14 @@
 use super::key;
 use super::ledger::{Fact, Folded, Ledger, Lookup, View};
 use super::op::{Change, IndexOp};
+use super::segments::{self, Segments};
 use super::value::{CommitValue, StartValue, encode_ptr, encode_u64};
 use crate::fault::Fault;
-use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use crate::sorter::Place;
 use crate::time::MonoTime;
 use crate::vlog::log::BatchSeq;
+use crate::vlog::record::RecordKind;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -32,6 +34,8 @@ pub struct Indexer {
     indexed_end: LogPtr,
     stored_watermark: CommitTs,
     flush: Flush,
+    /// Sums over the segments, as of the records folded so far.
+    pub segments: Segments,
     /// Bytes of log that wait for the index.
     waiting_bytes: u64,
 }
@@ -267,6 +271,17 @@ impl Indexer {
         }
     }
 
+    /// Segments below `first` are gone: what is known of them goes with the next apply.
+    pub fn forget_segments(&mut self, first: SegmentId) {
+        self.extra.extend(self.segments.forget(first));
+    }
+
+    /// The logged watermark: what the index says at the latest, so what a restart finds again.
+    #[must_use]
+    pub const fn stored_watermark(&self) -> CommitTs {
+        self.stored_watermark
+    }
+
     /// Changes to `meta/…` that ride on the next apply.
     pub fn put_meta(&mut self, change: Change) {
         self.extra.push(change);
@@ -328,6 +343,7 @@ impl Indexer {
         freeze: &mut dyn FnMut(CommitTs) -> CommitTs,
     ) -> Option<Applying> {
         let mut folded = Folded::default();
+        let mut now = view;
         let (mut end, mut bytes, mut records) = (self.indexed_end, 0u64, 0usize);
         while records < MAX_APPLY_RECORDS {
             let ready = |batch: &Batch| batch.durable && matches!(batch.lookup, Lookups::Done);
@@ -336,7 +352,16 @@ impl Indexer {
             }
             let Some(batch) = self.batches.pop_front() else { break };
             for fact in &batch.facts {
-                ledger.fold(fact, view, &mut folded);
+                ledger.fold(fact, now, &mut folded);
+                self.segments.fold(fact, &std::mem::take(&mut folded.joined));
+                if fact.kind == RecordKind::Gc {
+                    // What follows in the log is already seen from the new point.
+                    now.gc = now.gc.max(fact.commit_ts);
+                    let undecided = ledger.oldest_undecided().map_or(StartTs::MAX, |(start_ts, _)| start_ts);
+                    let own = StartTs::new(fact.commit_ts.raw());
+                    let starts = self.segments.starts_below(fact.commit_ts).min(undecided).min(own);
+                    folded.changes.extend(segments::deletions(fact.commit_ts, starts));
+                }
             }
             records += batch.facts.len();
             bytes = bytes.saturating_add(batch.bytes);
@@ -354,6 +379,7 @@ impl Indexer {
         faults.append(&mut folded.faults);
         let mut changes = std::mem::take(&mut self.extra);
         changes.append(&mut folded.changes);
+        changes.append(&mut self.segments.changes());
         let put = |key: &'static [u8], value| Change::Put(Bytes::from_static(key), value);
         if let Some(ts) = folded.freeze {
             changes.push(put(key::META_FROZEN, encode_u64(freeze(ts).raw())));

@@ -5,6 +5,7 @@
 //! | `commit/` commit_ts | [`super::value::CommitValue`] |
 //! | `start/` start_ts | [`super::value::StartValue`] |
 //! | `undecided/` segment, offset of P | start_ts (rules 3) |
+//! | `segment/` segment | [`super::segments::SegmentFacts`] |
 //! | `meta/…` | see the constants |
 
 use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
@@ -33,6 +34,7 @@ pub const META_NOTIFY: &[u8] = b"meta/notify_pending";
 const COMMIT: &[u8] = b"commit/";
 const START: &[u8] = b"start/";
 const UNDECIDED: &[u8] = b"undecided/";
+const SEGMENT: &[u8] = b"segment/";
 
 /// A key that does not have its form.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,6 +75,23 @@ pub fn commit_range(after: CommitTs, through: CommitTs) -> (Bytes, Bytes) {
 #[must_use]
 pub fn undecided_from(ptr: LogPtr) -> (Bytes, Bytes) {
     (undecided(ptr), past(UNDECIDED))
+}
+
+#[must_use]
+pub fn segment(id: SegmentId) -> Bytes {
+    number(SEGMENT, id.raw())
+}
+
+/// All segments from `id` on, as `[from, to)`.
+#[must_use]
+pub fn segments_from(id: SegmentId) -> (Bytes, Bytes) {
+    (segment(id), past(SEGMENT))
+}
+
+pub fn parse_segment(key: &Bytes) -> Result<SegmentId, KeyError> {
+    let error = || KeyError { key: key.clone(), form: "segment/<u64>" };
+    let raw = key.strip_prefix(SEGMENT).ok_or_else(error)?;
+    raw.try_into().map(|raw| SegmentId::new(u64::from_be_bytes(raw))).map_err(|_| error())
 }
 
 pub fn parse_commit(key: &Bytes) -> Result<CommitTs, KeyError> {
@@ -129,6 +148,7 @@ mod tests {
         }
         for bad in [&b"undecided/"[..], b"undecided/123456781234567", b"undecided/12345678123456789", b"x"] {
             assert!(parse_undecided(&Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+            assert!(parse_segment(&Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
         }
     }
 
@@ -141,6 +161,8 @@ mod tests {
             let q = LogPtr { segment: SegmentId::new(c), offset: d };
             prop_assert_eq!(undecided(p).cmp(&undecided(q)), p.cmp(&q));
             prop_assert_eq!(parse_undecided(&undecided(p)), Ok(p));
+            prop_assert_eq!(segment(p.segment).cmp(&segment(q.segment)), a.cmp(&c));
+            prop_assert_eq!(parse_segment(&segment(p.segment)), Ok(p.segment));
         }
     }
 }

@@ -6,10 +6,11 @@
 
 use super::key;
 use super::op::Change;
+use super::segments::Joined;
 use super::value::{CommitValue, Digest, Span, StartValue};
 use crate::canary::{self, Canary};
 use crate::fault::Fault;
-use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use crate::sorter::Place;
 use crate::vlog::record::RecordKind;
 use bytes::Bytes;
@@ -67,6 +68,8 @@ pub struct Folded {
     pub freeze: Option<CommitTs>,
     /// The GC point moved here.
     pub gc: Option<CommitTs>,
+    /// Commits that entered the index, since the owner took them.
+    pub joined: Vec<Joined>,
 }
 
 /// Counters for status and metrics.
@@ -234,6 +237,16 @@ impl Ledger {
                 self.txns.remove(start_ts);
             }
         }
+    }
+
+    /// As of the records folded so far: the smallest start_ts of an undecided P, and the oldest segment that holds one.
+    #[must_use]
+    pub fn oldest_undecided(&self) -> Option<(StartTs, SegmentId)> {
+        let undecided = self.txns.iter().filter_map(|(start_ts, txn)| match txn.state {
+            State::Undecided { first, .. } => Some((*start_ts, first.span.ptr.segment)),
+            _ => None,
+        });
+        undecided.reduce(|(ts, segment), (_, other)| (ts, segment.min(other)))
     }
 
     /// Transactions held in memory.
@@ -436,6 +449,8 @@ fn put_commit(fact: &Fact, first: Prewrite, out: &mut Folded) {
         unknown_fields: fact.unknown_fields,
     };
     out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+    let (prewrite, commit) = (first.span.ptr.segment, fact.span.ptr.segment);
+    out.joined.push(Joined { prewrite, commit, start_ts: fact.start_ts, commit_ts: fact.commit_ts });
 }
 
 /// Rules 4: stored and acknowledged, never inserted; the watermark stays below it.

@@ -4,4 +4,5 @@ pub mod indexer;
 pub mod key;
 pub mod ledger;
 pub mod op;
+pub mod segments;
 pub mod value;

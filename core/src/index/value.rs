@@ -5,8 +5,8 @@ use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-/// Version of the index as a whole (`meta/format`).
-pub const FORMAT: u64 = 1;
+/// Version of the index as a whole (`meta/format`). 2: `segment/…` sums up every segment.
+pub const FORMAT: u64 = 2;
 
 /// A record of the log: where it lies and how many bytes a read of it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,6 +171,28 @@ pub fn decode_ptr(what: &'static str, raw: &[u8]) -> Result<LogPtr, ValueError> 
 
 pub fn decode_commit_ts(what: &'static str, raw: &[u8]) -> Result<CommitTs, ValueError> {
     decode_u64(what, raw).map(CommitTs::new)
+}
+
+/// A version byte and fixed numbers.
+pub(super) fn encode_numbers<const N: usize>(numbers: [u64; N]) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + 8 * N);
+    out.put_u8(VERSION);
+    numbers.iter().for_each(|number| out.put_u64(*number));
+    out.freeze()
+}
+
+pub(super) fn decode_numbers<const N: usize>(what: &'static str, raw: &[u8]) -> Result<[u64; N], ValueError> {
+    let mut at = Cursor(raw);
+    let mut parse = || {
+        at.version()?;
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = at.u64()?;
+        }
+        at.end()?;
+        Some(numbers)
+    };
+    parse().ok_or_else(|| error(what, raw))
 }
 
 struct Cursor<'a>(&'a [u8]);

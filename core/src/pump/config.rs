@@ -33,6 +33,35 @@ pub struct PumpConfig {
     /// Rules 3: the registry knows this node id as not offline. Where the data directory holds nothing at all, it was wiped, and
     /// a GC point is set first.
     pub wiped_directory_tso_needed: bool,
+    pub gc: GcConfig,
+}
+
+/// When binlogs are deleted (rules 6, spec pump 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcConfig {
+    /// Binlogs are kept at least this long, by PD's clock.
+    pub keep_ms: u64,
+    pub hold: GcHold,
+    /// Between two rounds.
+    pub interval_ms: u64,
+}
+
+/// What keeps binlogs beyond their age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GcHold {
+    /// The checkpoints of all Drainers that are not offline.
+    #[default]
+    Drainers,
+    /// Nothing: a Drainer that is too far behind finds a gap.
+    Age,
+}
+
+impl Default for GcConfig {
+    /// The original's: seven days, every hour.
+    fn default() -> Self {
+        Self { keep_ms: 7 * 24 * 3_600_000, hold: GcHold::default(), interval_ms: 3_600_000 }
+    }
 }
 
 impl PumpConfig {

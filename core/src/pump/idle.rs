@@ -90,7 +90,7 @@ impl Pump {
     }
 
     /// Whether the Pump may append records of its own.
-    fn may_store_own(&self) -> bool {
+    pub(super) fn may_store_own(&self) -> bool {
         self.start.is_done()
             && self.life.has_gc_point()
             && !self.life.is_stopping()

@@ -63,6 +63,8 @@ pub enum Input {
         available: u64,
         capacity: u64,
     },
+    /// An operator asks for a round of GC now (spec pump 5); whether it began is in the status (`collector.triggered`).
+    TriggerGc,
     /// Stop: refuse prewrites, drain, register as paused, then `Effect::Stopped`.
     Shutdown,
     /// A deadline may have passed.

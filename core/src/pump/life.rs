@@ -369,14 +369,19 @@ impl Pump {
         }
     }
 
-    pub(super) fn on_space(&mut self, available: u64) {
-        if self.space.measured(available) {
+    pub(super) fn on_space(&mut self, available: u64, capacity: u64) {
+        let changed = self.space.measure(self.now, available, capacity, self.log.prepared_bytes());
+        self.space_for_gc();
+        if changed {
             let (level, what) = if self.space.writable {
                 (Level::Info, "prewrites are accepted again")
             } else {
                 (Level::Warn, "prewrites are refused, commits are still accepted")
             };
-            let text = format!("{available} bytes are free, the limit is {}: {what}", self.space.limit);
+            let text = format!(
+                "{available} bytes are free, the limit is {} with the reserve for commits: {what}",
+                self.space.refused_at()
+            );
             self.out.notice(level, text);
         }
     }

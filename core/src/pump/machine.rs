@@ -9,19 +9,22 @@
 //! | `pull` | streams (rules 5) |
 //! | `recover` | the order of the start |
 //! | `life`, `idle` | registry, shutdown; fakes |
+//! | `gc` | the GC point, which segments go (rules 6) |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
 //! *written* with `sync-log = false`); the watermark moves only when an index batch was applied.
 
 use super::config::PumpConfig;
 use super::effect::{Effect, Level};
+use super::gc::Collector;
 use super::idle::Idle;
 use super::input::Input;
 use super::life::Life;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
-use super::write::{self, Decision, Gate, Space, Unsynced};
+use super::space::Space;
+use super::write::{self, Decision, Gate, Unsynced};
 use crate::binlog::peek::Peek;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
@@ -58,6 +61,7 @@ pub struct Pump {
     pub(super) start: Start,
     pub(super) life: Life,
     pub(super) idle: Idle,
+    pub(super) collector: Collector,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
     /// Largest commit timestamp that was accepted.
@@ -91,7 +95,7 @@ impl Pump {
     #[must_use]
     pub fn new(config: PumpConfig) -> Self {
         let log = Log::new(config.log(), config.seed);
-        let space = Space::new(config.stop_write_at_available_space);
+        let space = Space::new(config.stop_write_at_available_space).with_reserve(config.segment_bytes);
         Self {
             now: MonoTime::ZERO,
             out: Outbox::default(),
@@ -107,6 +111,7 @@ impl Pump {
             start: Start::Idle,
             life: Life::new(config.previous),
             idle: Idle::default(),
+            collector: Collector::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
             tso: None,
@@ -191,6 +196,7 @@ impl Pump {
     /// Stages a record. An error is a repeated P with another payload: nothing was staged.
     pub(super) fn append(&mut self, record: Record, unknown: bool, write: Option<WriteId>) -> Result<(), Fault> {
         let fact = self.accept(&record, Span::default(), unknown)?;
+        self.space.used(u64::try_from(record.payload.len()).unwrap_or(u64::MAX));
         let batch = self.log.stage(record);
         self.unsynced.stage(batch, fact, write);
         self.accepted += 1;
@@ -280,6 +286,7 @@ impl Pump {
         }
         self.indexer.forget_undurable();
         self.read_only.get_or_insert(text);
+        self.collector.give_up();
         self.on_log_unusable();
     }
 
@@ -287,7 +294,14 @@ impl Pump {
         let is_index = |why| {
             !matches!(
                 why,
-                Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::Status | Waiting::Notify
+                Waiting::TsoForStatus
+                    | Waiting::TsoForGc
+                    | Waiting::TsoForFake
+                    | Waiting::TsoForCollect
+                    | Waiting::Status
+                    | Waiting::Notify
+                    | Waiting::DrainersForGc
+                    | Waiting::DrainersForOffline
             )
         };
         let Some(why) = self.out.complete(op, is_index) else { return };
@@ -304,7 +318,14 @@ impl Pump {
                 self.on_applied();
             }
             (Waiting::Flush, Ok(IndexReply::Flushed)) => self.indexer.flushed(),
-            (Waiting::Meta | Waiting::LoadUndecided | Waiting::LoadStarts | Waiting::LoadCommits, Ok(reply)) => {
+            (
+                Waiting::Meta
+                | Waiting::LoadSegments
+                | Waiting::LoadUndecided
+                | Waiting::LoadStarts
+                | Waiting::LoadCommits,
+                Ok(reply),
+            ) => {
                 self.on_loaded(why, reply);
             }
             (why, Ok(_)) => self.damaged_index(format!("the answer to {why:?} has another form")),
@@ -322,7 +343,11 @@ impl Pump {
             Waiting::Lookup(batch) => self.indexer.lookup_failed(batch),
             Waiting::Apply => self.indexer.apply_failed(),
             Waiting::Flush => self.indexer.flush_failed(self.now),
-            Waiting::Meta | Waiting::LoadUndecided | Waiting::LoadStarts | Waiting::LoadCommits => {
+            Waiting::Meta
+            | Waiting::LoadSegments
+            | Waiting::LoadUndecided
+            | Waiting::LoadStarts
+            | Waiting::LoadCommits => {
                 self.timers.set(Timer::StartRetry, self.now.plus_millis(INDEX_RETRY_MS));
                 return;
             }
@@ -358,6 +383,7 @@ impl Pump {
         }
         if let Some(gc) = applied.gc {
             self.gc = self.gc.max(gc);
+            self.gc_applied(gc);
         }
         self.move_watermark();
     }
@@ -370,6 +396,7 @@ impl Pump {
 
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
+        self.release_segments();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
@@ -438,12 +465,15 @@ impl Pump {
                 Timer::Registry => self.write_status(),
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
+                Timer::Gc => self.on_gc_timer(),
             }
         }
     }
 
     fn on_tso(&mut self, op: OpId, result: Result<Tso, IoFault>) {
-        let is_tso = |why| matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake);
+        let is_tso = |why| {
+            matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::TsoForCollect)
+        };
         let Some(why) = self.out.complete(op, is_tso) else { return };
         if let Ok(ts) = result {
             self.tso = Some((ts, self.now));
@@ -451,14 +481,17 @@ impl Pump {
         match why {
             Waiting::TsoForGc => self.on_gc_tso(result),
             Waiting::TsoForFake => self.on_fake_tso(result),
+            Waiting::TsoForCollect => self.on_collect_tso(result),
             _ => {}
         }
     }
 
     /// Routes to GC and to going offline; a late answer is ignored.
-    fn on_drainers(&mut self, op: OpId, _result: Result<Vec<NodeStatus>, IoFault>) {
+    fn on_drainers(&mut self, op: OpId, result: Result<Vec<NodeStatus>, IoFault>) {
         let is_list = |why| matches!(why, Waiting::DrainersForGc | Waiting::DrainersForOffline);
-        self.out.complete(op, is_list);
+        if self.out.complete(op, is_list) == Some(Waiting::DrainersForGc) {
+            self.on_collect_drainers(result);
+        }
     }
 
     fn on_pull_open(&mut self, stream: StreamId, cluster_id: u64, last: CommitTs, credit: u64) {
@@ -472,7 +505,7 @@ impl Pump {
             let result = Err(Reject::ReadFailed(self.read_only.clone().unwrap_or_default()));
             self.out.effect(Effect::StreamEnd { stream, result });
         } else if self.can_stream() {
-            self.pull.open(stream, last, credit, self.gc, &mut self.out);
+            self.pull.open(stream, last, credit, self.gc_floor(), &mut self.out);
         } else if self.parked.len() >= MAX_PARKED {
             self.out.effect(Effect::StreamEnd { stream, result: Err(Reject::Busy("starting")) });
         } else {
@@ -511,7 +544,8 @@ impl Machine for Pump {
             Input::StatusDone { op, result } => self.on_status_done(op, result),
             Input::NotifyDone { op, result } => self.on_notify_done(op, result),
             Input::DrainersDone { op, result } => self.on_drainers(op, result),
-            Input::Space { available, capacity: _ } => self.on_space(available),
+            Input::Space { available, capacity } => self.on_space(available, capacity),
+            Input::TriggerGc => self.on_trigger_gc(),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),
         }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod effect;
+pub mod gc;
 mod idle;
 pub mod input;
 mod life;
@@ -9,6 +10,7 @@ pub mod machine;
 mod outbox;
 mod pull;
 mod recover;
+pub mod space;
 pub mod status;
 pub mod write;
 

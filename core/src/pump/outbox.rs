@@ -30,6 +30,7 @@ pub struct Outbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
     Meta,
+    LoadSegments,
     LoadUndecided,
     LoadStarts,
     LoadCommits,
@@ -40,6 +41,8 @@ pub enum Waiting {
     TsoForStatus,
     TsoForGc,
     TsoForFake,
+    /// The present, for a round of GC.
+    TsoForCollect,
     Status,
     Notify,
     /// Entries of the Drainers, for GC.
@@ -60,6 +63,7 @@ pub enum Timer {
     Registry,
     Notify,
     StopLimit,
+    Gc,
 }
 
 #[derive(Debug, Default)]

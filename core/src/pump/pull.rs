@@ -78,7 +78,7 @@ impl Pull {
     pub fn open(&mut self, stream: StreamId, last: CommitTs, credit: u64, gc: CommitTs, out: &mut Outbox) {
         let refuse = if self.streams.contains_key(&stream) || self.streams.len() >= MAX_STREAMS {
             Some(Reject::Busy("too many streams"))
-        } else if last != CommitTs::ZERO && last < gc {
+        } else if last != CommitTs::ZERO && last < gc && !canary::is(Canary::StreamJumpsToG) {
             Some(Reject::BelowGc { last, gc })
         } else {
             None
@@ -110,6 +110,20 @@ impl Pull {
 
     pub fn closed(&mut self, stream: StreamId) {
         self.streams.remove(&stream);
+    }
+
+    /// Ends every stream that still needs something at or below `gc`: it is about to go, and nothing is ever skipped. Returns how many.
+    pub fn end_below(&mut self, gc: CommitTs, out: &mut Outbox) -> usize {
+        let below = |stream: &Stream| {
+            let behind = if stream.items.is_empty() { stream.scanned } else { stream.sent };
+            (behind < gc).then_some(stream.sent)
+        };
+        let ended: Vec<_> = self.streams.iter().filter_map(|(id, stream)| Some((*id, below(stream)?))).collect();
+        for (stream, last) in &ended {
+            self.streams.remove(stream);
+            out.effect(Effect::StreamEnd { stream: *stream, result: Err(Reject::BelowGc { last: *last, gc }) });
+        }
+        ended.len()
     }
 
     /// The Pump stops: every stream ends cleanly.

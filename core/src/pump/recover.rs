@@ -7,10 +7,11 @@ use super::outbox::Waiting;
 use crate::binlog::peek::peek;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, Reject};
-use crate::ids::{CommitTs, LogPtr, StartTs};
+use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use crate::index::key;
 use crate::index::ledger::{Fact, batch_end};
 use crate::index::op::{Change, IndexOp, IndexReply};
+use crate::index::segments::SegmentFacts;
 use crate::index::value::{CommitValue, Digest, FORMAT, Span, StartValue, decode_ptr, decode_u64, encode_u64};
 use crate::sorter::Sorter;
 use crate::vlog::log::{IndexClaims, Placed};
@@ -106,6 +107,7 @@ impl Pump {
         let state = std::mem::replace(&mut self.start, Start::Failed);
         let result = match (state, why, reply) {
             (Start::Meta, Waiting::Meta, IndexReply::Values(values)) => self.take_meta(&values),
+            (Start::Loading(l), Waiting::LoadSegments, IndexReply::Pairs(pairs)) => self.take_segments(l, &pairs),
             (Start::Loading(l), Waiting::LoadUndecided, IndexReply::Pairs(pairs)) => self.take_undecided(l, &pairs),
             (Start::Loading(l), Waiting::LoadStarts, IndexReply::Values(values)) => self.take_starts(l, &values),
             (Start::Loading(l), Waiting::LoadCommits, IndexReply::Pairs(pairs)) => self.take_commits(l, &pairs),
@@ -159,7 +161,23 @@ impl Pump {
             watermark,
         );
         let loading = Loading { claims, watermark, frozen, ..Loading::default() };
-        self.load(Box::new(loading), Waiting::LoadUndecided, scan(key::undecided_from(LogPtr::default())));
+        self.load(Box::new(loading), Waiting::LoadSegments, scan(key::segments_from(SegmentId::ZERO)));
+        Ok(())
+    }
+
+    fn take_segments(&mut self, loading: Box<Loading>, pairs: &[(Bytes, Bytes)]) -> Result<(), String> {
+        let mut next = None;
+        for (raw, value) in pairs {
+            let segment = key::parse_segment(raw).map_err(|e| e.to_string())?;
+            let facts = SegmentFacts::decode(value).map_err(|e| format!("segment/{segment}: {e}"))?;
+            self.indexer.segments.load(segment, facts);
+            next = Some(SegmentId::new(segment.raw().saturating_add(1)));
+        }
+        let (why, op) = match next.filter(|_| pairs.len() >= CHUNK) {
+            Some(next) => (Waiting::LoadSegments, scan(key::segments_from(next))),
+            None => (Waiting::LoadUndecided, scan(key::undecided_from(LogPtr::default()))),
+        };
+        self.load(loading, why, op);
         Ok(())
     }
 
@@ -248,6 +266,8 @@ impl Pump {
 
     /// A durable record that the index does not have, in log order.
     pub(super) fn on_tail(&mut self, placed: Placed, record: &Record) {
+        // First of all, for what follows is folded by it: an index that was lost does not know it.
+        self.adopt_logged_gc();
         let span = Span { ptr: placed.ptr, len: placed.len };
         // Taken for true when in doubt: then the stream looks into C itself.
         let is_commit = matches!(record.kind, RecordKind::Commit | RecordKind::VerdictCommit);
@@ -297,11 +317,17 @@ impl Pump {
     pub(super) fn on_log_ready(&mut self, end: LogPtr) {
         self.written_end = end;
         self.first_index();
-        // The log's own word on GC: the index may have lost its latest batches.
-        if let Some((gc, _)) = self.log.gc() {
-            self.gc = self.gc.max(gc);
+        if let Some(first_live) = self.adopt_logged_gc() {
+            self.indexer.forget_segments(first_live);
         }
         self.end_of_tail();
+    }
+
+    /// The log's own word on GC: the index may have lost its latest batches.
+    fn adopt_logged_gc(&mut self) -> Option<SegmentId> {
+        let (gc, first_live) = self.log.gc()?;
+        self.gc = self.gc.max(gc);
+        Some(first_live)
     }
 
     /// The log cannot be written, but what it holds may be readable: its known tail is indexed and streams are served.
@@ -332,7 +358,7 @@ impl Pump {
                     let result = Err(Reject::ReadFailed(reason.clone()));
                     self.out.effect(Effect::StreamEnd { stream, result });
                 }
-                None => self.pull.open(stream, last, credit, self.gc, &mut self.out),
+                None => self.pull.open(stream, last, credit, self.gc_floor(), &mut self.out),
             }
         }
     }
@@ -346,6 +372,7 @@ impl Pump {
     pub(super) fn advance_start(&mut self) {
         if matches!(self.start, Start::Tail) && self.indexer.is_idle() && !self.index_damaged {
             self.start = Start::Done;
+            self.arm_first_gc();
             let text = format!(
                 "recovered: watermark {}, {} undecided prewrites, value log ends at {}",
                 self.sorter.watermark(),

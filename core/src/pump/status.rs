@@ -1,6 +1,8 @@
 //! What a Pump says of itself: for `/status`, metrics and the simulator.
 
+use super::gc::GcStatus;
 use super::machine::Pump;
+use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
@@ -35,6 +37,8 @@ pub struct PumpStatus {
     pub fakes: u64,
     pub space_available: u64,
     pub space_writable: bool,
+    pub space: SpaceStatus,
+    pub collector: GcStatus,
     pub read_only: Option<String>,
     pub counters: Counters,
     pub unknown_completions: u64,
@@ -68,6 +72,8 @@ impl Pump {
             fakes: self.idle.fakes,
             space_available: self.space.available,
             space_writable: self.space.writable,
+            space: self.space.status(),
+            collector: self.gc_status(),
             read_only: self.read_only.clone(),
             counters: self.ledger.counters,
             unknown_completions: self.out.unknown_completions,

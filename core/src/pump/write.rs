@@ -1,5 +1,6 @@
 //! WriteBinlog: the decision order of spec pump 1.4, and who waits for which batch.
 
+use super::space::Space;
 use crate::binlog::peek::{Peek, peek};
 use crate::fault::Reject;
 use crate::ids::{ClusterId, LogPtr, WriteId};
@@ -62,8 +63,8 @@ pub fn decide(gate: &Gate<'_>, cluster_id: u64, payload: &[u8]) -> Decision {
     if gate.starting {
         return reject(Reject::NotOnline("starting"));
     }
-    if is_prewrite && !peek.is_fake() && !gate.space.writable {
-        return reject(Reject::NoSpace { available: gate.space.available, limit: gate.space.limit });
+    if is_prewrite && !peek.is_fake() && !gate.space.accepts_prewrites() {
+        return reject(Reject::NoSpace { available: gate.space.estimate(), limit: gate.space.refused_at() });
     }
     if peek.is_probe() {
         return Decision::Probe;
@@ -101,31 +102,6 @@ fn kind_of(peek: &Peek) -> Result<RecordKind, String> {
     match bad {
         None => Ok(kind),
         Some(what) => Err(format!("binlog of type {} with start_ts {start}, commit_ts {commit}: {what}", peek.tp)),
-    }
-}
-
-/// Free space of the data directory (spec pump 3.7), with hysteresis (rules 6).
-#[derive(Debug, Clone)]
-pub struct Space {
-    pub available: u64,
-    pub limit: u64,
-    pub writable: bool,
-}
-
-impl Space {
-    /// Writable until the driver has measured.
-    #[must_use]
-    pub const fn new(limit: u64) -> Self {
-        Self { available: 0, limit, writable: true }
-    }
-
-    /// A new measurement; whether `writable` changed.
-    pub fn measured(&mut self, available: u64) -> bool {
-        let before = self.writable;
-        self.available = available;
-        let again = self.limit.saturating_add(self.limit / 5);
-        self.writable = available > self.limit && (before || available >= again);
-        before != self.writable
     }
 }
 

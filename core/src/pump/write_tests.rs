@@ -1,5 +1,6 @@
 use super::*;
 use crate::pump::tests::world::{c, fake, p, r};
+use crate::time::MonoTime;
 use bytes::Bytes;
 
 /// Columns: what is sent; what is wrong with the node; what comes back. Each row with several wrongs shows which one wins.
@@ -42,7 +43,7 @@ fn decision_order() {
         let wrong: Vec<_> = cells[1].split_whitespace().collect();
         let has = |what| wrong.contains(&what);
         let mut space = Space::new(10);
-        space.measured(if has("space") { 5 } else { 50 });
+        space.measure(MonoTime::ZERO, if has("space") { 5 } else { 50 }, 100, 0);
         let gate = Gate {
             cluster: ClusterId::new(7),
             not_online: if has("starting") { Some("starting") } else { has("paused").then_some("paused") },
@@ -81,10 +82,10 @@ fn space_has_hysteresis() {
     let mut space = Space::new(100);
     let script = [(101, true), (100, false), (101, false), (119, false), (120, true), (101, true), (0, false)];
     for (available, writable) in script {
-        space.measured(available);
+        space.measure(MonoTime::ZERO, available, 1000, 0);
         assert_eq!(space.writable, writable, "{available}");
     }
     let mut none = Space::new(0);
-    none.measured(1);
+    none.measure(MonoTime::ZERO, 1, 1000, 0);
     assert!(none.writable);
 }

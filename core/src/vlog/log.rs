@@ -11,7 +11,9 @@ use super::read::Reads;
 use super::record::{Record, RecordKind};
 use super::recovery::{Progress, Recovery};
 use super::segment::Salts;
+use super::spare::SlotCounters;
 use super::writer::{Outcome, Writer};
+use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
 use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, StartTs};
 use std::collections::VecDeque;
@@ -235,26 +237,62 @@ impl Log {
         self.durable_end
     }
 
-    /// GC point and first live segment by the durable records; `None` before `Ready`.
+    /// GC point and first live segment by the durable records; while recovery goes on, once they are known.
     #[must_use]
     pub fn gc(&self) -> Option<(CommitTs, SegmentId)> {
         match &self.state {
             State::Open(writer) => Some(writer.gc()),
-            State::Closed | State::Recovering(_) => None,
+            State::Recovering(recovery) => recovery.gc(),
+            State::Closed => None,
         }
     }
 
-    /// Gives the slots of all segments below the first live one back for reuse: that they may go is durable in the log
-    /// ([`Record::gc`], rules 6). The owner calls it when no reader needs them any more; reads of them fail from now on.
-    pub fn release(&mut self) {
+    /// The segments that may be read with the ends of what counts in them, oldest first; the last is the one that is written to.
+    pub fn segments(&self) -> impl Iterator<Item = LogPtr> + '_ {
+        self.reads.segments.iter().map(|(id, place)| LogPtr { segment: *id, offset: place.end })
+    }
+
+    /// Gives the slots of the segments below `below` back for reuse: that they may go is durable in the log ([`Record::gc`], rules 6).
+    /// A segment that a read is under way in stays for now, and all behind it: `false`; call it again later. Reads of
+    /// freed segments fail from now on. At most `keep` free slots are kept, the files of the others are removed.
+    pub fn release(&mut self, below: SegmentId, keep: usize, ops: &mut LogOps<'_>) -> bool {
         if !self.is_ready() {
-            return;
+            return true;
         }
-        let State::Open(writer) = &mut self.state else { return };
-        let keep = writer.gc().1.min(writer.active().seal.segment);
-        let kept = self.reads.segments.split_off(&keep);
+        let State::Open(writer) = &mut self.state else { return true };
+        let goal = below.min(writer.active().seal.segment);
+        let logged = goal <= writer.gc().1 || canary::is(Canary::RecycleBeforeGcRecord);
+        assert!(logged, "segments are freed only when that is durable in the log");
+        let held = self.reads.lowest_in_use().unwrap_or(SegmentId::MAX);
+        let kept = self.reads.segments.split_off(&goal.min(held));
         let freed = std::mem::replace(&mut self.reads.segments, kept);
-        writer.free.extend(freed.values().map(|place| place.slot));
+        for place in freed.values() {
+            writer.spare.give(place.slot, place.end);
+        }
+        if !freed.is_empty() {
+            writer.spare.encourage();
+        }
+        writer.spare.trim(keep, ops);
+        writer.prepare_early(ops);
+        held >= goal
+    }
+
+    /// Bytes on disk that stand ready for the next segments.
+    #[must_use]
+    pub fn prepared_bytes(&self) -> u64 {
+        match &self.state {
+            State::Open(writer) => writer.prepared_bytes(),
+            State::Closed | State::Recovering(_) => 0,
+        }
+    }
+
+    /// Free slots, and what became of slots in this life.
+    #[must_use]
+    pub fn slots(&self) -> (usize, SlotCounters) {
+        match &self.state {
+            State::Open(writer) => (writer.spare.len(), writer.spare.counters),
+            State::Closed | State::Recovering(_) => (0, SlotCounters::default()),
+        }
     }
 
     fn fail(&mut self, fault: Fault, events: &mut Vec<LogEvent>) {
@@ -274,7 +312,7 @@ impl Log {
             assert!(self.durable_end.segment <= writer.active().seal.segment, "the durable end is not ahead");
             let slots: std::collections::BTreeSet<_> = self.reads.segments.values().map(|place| place.slot).collect();
             assert_eq!(slots.len(), self.reads.segments.len(), "no slot carries two segments");
-            assert!(writer.free.is_disjoint(&slots), "no slot in use is free");
+            assert!(slots.iter().all(|slot| !writer.spare.holds(*slot)), "no slot in use is free");
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod record;
 mod recovery;
 mod scan;
 mod segment;
+pub mod spare;
 mod writer;
 
 #[cfg(test)]

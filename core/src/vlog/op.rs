@@ -18,6 +18,12 @@ pub enum LogOp {
     Sync { slot: SlotId },
     /// Read up to `len` bytes at `offset`; fewer at the end of the file.
     Read { slot: SlotId, offset: u64, len: u64 },
+    /// Write `len` zeros at `offset` of a slot that holds nothing, and sync. In the background: it must not hold up operations on
+    /// other slots. One is under way at a time.
+    Fill { slot: SlotId, offset: u64, len: u64 },
+    /// Remove the slot's file and sync the directory, in the background as `Fill`. Nothing is asked of this slot afterwards. A power
+    /// loss before the answer may bring the file back.
+    Remove { slot: SlotId },
 }
 
 /// Answer to the operation of the same name.
@@ -28,4 +34,6 @@ pub enum LogReply {
     Written,
     Synced,
     Data(Bytes),
+    Filled,
+    Removed,
 }

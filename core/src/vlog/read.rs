@@ -54,14 +54,22 @@ impl Reads {
         self.pending.insert(op, Pending { ptr, len, token, seal: place.map(|place| place.seal) });
     }
 
+    /// The oldest segment that a read is under way in.
+    pub fn lowest_in_use(&self) -> Option<SegmentId> {
+        self.pending.values().map(|read| read.ptr.segment).filter(|id| self.segments.contains_key(id)).min()
+    }
+
     /// `false` if `op` is no read.
     pub fn handle(&mut self, op: OpId, result: &Result<LogReply, IoFault>, events: &mut Vec<LogEvent>) -> bool {
         let Some(read) = self.pending.remove(&op) else { return false };
-        let result = verify(&read, result).map_err(|what| Fault::LogDamaged {
-            segment: read.ptr.segment,
-            offset: read.ptr.offset,
-            what,
-        });
+        let LogPtr { segment, offset } = read.ptr;
+        let result = match result {
+            // It says nothing about what was written.
+            Err(error) if read.seal.is_ok() => {
+                Err(Fault::LogUnreadable { segment, offset, what: format!("read: {error}") })
+            }
+            _ => verify(&read, result).map_err(|what| Fault::LogDamaged { segment, offset, what }),
+        };
         events.push(LogEvent::Read { token: read.token, result });
         true
     }

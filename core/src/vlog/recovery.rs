@@ -21,7 +21,7 @@ use super::segment::{Flush, Flushed, Prepared, Preparing, Salts, Target, unexpec
 use super::writer::Opened;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
-use crate::ids::{LogPtr, OpId, SegmentId, SlotId};
+use crate::ids::{CommitTs, LogPtr, OpId, SegmentId, SlotId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,8 +33,12 @@ pub(super) struct Recovery {
     phase: Phase,
     /// The one read under way.
     reading: Option<OpId>,
+    /// What it asks for, and how often that failed.
+    asked: Option<(Need, u32)>,
     /// Slots not probed yet, with their sizes.
     slots: VecDeque<(SlotId, u64)>,
+    /// Sizes of all slots.
+    sizes: BTreeMap<SlotId, u64>,
     /// Segments with a valid header.
     segments: BTreeMap<SegmentId, Segment>,
     /// Slots that hold nothing: blank, or prepared and never written to.
@@ -134,7 +138,9 @@ impl Recovery {
             claims,
             phase: Phase::List,
             reading: Some(ops.push(LogOp::List)),
+            asked: None,
             slots: VecDeque::new(),
+            sizes: BTreeMap::new(),
             segments: BTreeMap::new(),
             empty: BTreeSet::new(),
             highest_segment: claims.indexed_end.unwrap_or_default().segment,
@@ -186,6 +192,11 @@ impl Recovery {
         }
     }
 
+    /// GC point and first live segment by the durable records, once they are known.
+    pub fn gc(&self) -> Option<(CommitTs, SegmentId)> {
+        self.new.as_ref().map(|new| (new.fold.gc, new.fold.first_live))
+    }
+
     /// Segments that reads may go to when recovery failed: their records prove themselves, one by one.
     pub fn readable(&self) -> BTreeMap<SegmentId, Place> {
         let place = |segment: &Segment| Place { slot: segment.slot, seal: segment.seal, end: segment.file_len };
@@ -198,6 +209,7 @@ impl Recovery {
     }
 
     fn read(&mut self, need: Need, ops: &mut LogOps<'_>) -> Progress {
+        self.asked = Some((need, 0));
         self.reading = Some(ops.push(LogOp::Read { slot: need.slot, offset: need.offset, len: need.len }));
         Progress::Going
     }
@@ -210,15 +222,23 @@ impl Recovery {
     ) -> Result<Progress, Fault> {
         if let Phase::List = self.phase {
             let Ok(LogReply::Slots(slots)) = result else {
-                return Err(damaged(SegmentId::ZERO, 0, unexpected("list of the log's files", result)));
+                return Err(unreadable(SegmentId::ZERO, 0, unexpected("list of the log's files", result)));
             };
             self.slots = slots.iter().copied().collect();
+            self.sizes = slots.iter().copied().collect();
             self.highest_slot = slots.iter().map(|(slot, _)| *slot).max().unwrap_or_default();
             return self.next_probe(events, ops);
         }
         let Ok(LogReply::Data(data)) = result else {
+            if let Some((need, failures)) = self.asked.filter(|(_, failures)| *failures < READ_RETRIES) {
+                // A read that fails says nothing about what was written.
+                let progress = self.read(need, ops);
+                self.asked = Some((need, failures + 1));
+                return Ok(progress);
+            }
             let (segment, slot) = self.position();
-            return Err(damaged(segment, 0, format!("file {slot}: {}", unexpected("read", result))));
+            let offset = self.asked.map_or(0, |(need, _)| need.offset);
+            return Err(unreadable(segment, offset, format!("file {slot}: {}", unexpected("read", result))));
         };
         match &mut self.phase {
             Phase::Probe { slot, len } => {
@@ -652,7 +672,7 @@ impl Recovery {
             last_seq: new.seq,
             fold: new.fold,
             segments,
-            free: free.into_iter().collect(),
+            free: free.into_iter().map(|slot| (slot, self.sizes.get(&slot).copied().unwrap_or(0))).collect(),
             highest_segment: self.highest_segment,
             highest_slot: self.highest_slot,
         }))
@@ -684,6 +704,13 @@ fn copied(last: &Batch) -> Vec<Record> {
 fn damaged(segment: SegmentId, offset: u64, what: String) -> Fault {
     Fault::LogDamaged { segment, offset, what }
 }
+
+fn unreadable(segment: SegmentId, offset: u64, what: String) -> Fault {
+    Fault::LogUnreadable { segment, offset, what }
+}
+
+/// A read of recovery that fails is repeated this often.
+const READ_RETRIES: u32 = 3;
 
 fn wrong_sequence(segment: SegmentId, offset: u64, found: BatchSeq, expected: BatchSeq) -> Fault {
     damaged(segment, offset, format!("batch {} is here where batch {} is expected", found.0, expected.0))

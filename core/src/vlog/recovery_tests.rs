@@ -210,7 +210,7 @@ fn recycled_slots_bound_the_log() {
         world.settle();
         world.gc();
         world.settle();
-        world.log.release();
+        world.release();
         if round % 7 == 3 {
             world.crash(round % 2 == 0, round, true);
             world.settle();

@@ -3,6 +3,7 @@
 //! * Kill: what was written stays readable. Power loss: each un-synced page of 4 KiB is kept, lost, torn by sector or garbled,
 //!   independently of the others.
 //! * A failed sync leaves pages that read new, count as clean, are not touched by a later sync and vanish with the power.
+//! * A file whose removal a crash cut short may come back with the power loss, with all that was durable in it.
 //! * A failed write leaves a prefix. A file that was being created may or may not exist after a kill, and one that exists then
 //!   may vanish with the power until its directory is synced.
 
@@ -18,6 +19,8 @@ pub const PAGE: usize = 4096;
 #[derive(Debug)]
 pub struct Disk {
     pub files: BTreeMap<SlotId, File>,
+    /// Removed, but the directory may not know after a power loss.
+    undead: BTreeMap<SlotId, File>,
     rng: Salts,
     /// The next write, sync or create fails.
     pub fail_next: bool,
@@ -36,7 +39,7 @@ pub struct File {
 
 impl Disk {
     pub fn new(seed: u64) -> Self {
-        Self { files: BTreeMap::new(), rng: Salts::new(seed), fail_next: false }
+        Self { files: BTreeMap::new(), undead: BTreeMap::new(), rng: Salts::new(seed), fail_next: false }
     }
 
     fn below(&mut self, n: usize) -> usize {
@@ -57,7 +60,7 @@ impl Disk {
     }
 
     pub fn execute(&mut self, op: &LogOp) -> Result<LogReply, IoFault> {
-        let changes = matches!(op, LogOp::Create { .. } | LogOp::Write { .. } | LogOp::Sync { .. });
+        let changes = !matches!(op, LogOp::List | LogOp::Read { .. });
         let fail = changes && std::mem::take(&mut self.fail_next);
         let error = || IoFault::NoSpace("injected".to_owned());
         match op {
@@ -65,6 +68,7 @@ impl Disk {
                 for file in self.files.values_mut() {
                     file.entry_is_loose = false;
                 }
+                self.undead.clear();
                 Ok(LogReply::Slots(self.files.iter().map(|(slot, f)| (*slot, f.visible.len() as u64)).collect()))
             }
             LogOp::Create { slot } => {
@@ -73,7 +77,23 @@ impl Disk {
                 }
                 assert!(!self.files.contains_key(slot), "slot {slot} is created twice");
                 self.files.insert(*slot, File { entry_is_loose: fail, ..File::default() });
+                self.undead.remove(slot);
                 if fail { Err(error()) } else { Ok(LogReply::Created) }
+            }
+            LogOp::Fill { slot, offset, len } => {
+                let write = LogOp::Write { slot: *slot, offset: *offset, parts: vec![vec![0; *len as usize].into()] };
+                self.fail_next = fail;
+                self.execute(&write)?;
+                self.execute(&LogOp::Sync { slot: *slot })?;
+                Ok(LogReply::Filled)
+            }
+            LogOp::Remove { slot } => {
+                let file = self.files.remove(slot).expect("removal of a file that exists");
+                if fail {
+                    self.undead.insert(*slot, file);
+                    return Err(error());
+                }
+                Ok(LogReply::Removed)
             }
             LogOp::Write { slot, offset, parts } => {
                 let mut data = parts.concat();
@@ -120,6 +140,11 @@ impl Disk {
 
     /// The power goes.
     pub fn power_loss(&mut self) {
+        for (slot, file) in std::mem::take(&mut self.undead) {
+            if self.below(2) == 0 {
+                self.files.insert(slot, file);
+            }
+        }
         let slots: Vec<_> = self.files.keys().copied().collect();
         for slot in slots {
             let mut file = self.files.remove(&slot).expect("listed");
@@ -162,6 +187,12 @@ impl Disk {
             LogOp::Create { .. } if self.below(2) == 0 => {}
             LogOp::Create { slot } => {
                 self.files.insert(*slot, File { entry_is_loose: true, ..File::default() });
+            }
+            LogOp::Remove { .. } if self.below(2) == 0 => {}
+            LogOp::Remove { .. } => {
+                self.fail_next = true;
+                drop(self.execute(op));
+                self.fail_next = false;
             }
             LogOp::Read { .. } | LogOp::List => {}
             op => drop(self.execute(op)),

@@ -162,6 +162,13 @@ impl World {
         self.stage(Record::gc(CommitTs::new(id), first_live));
     }
 
+    /// Frees what the log says may go; one or no slot is kept.
+    pub fn release(&mut self) {
+        let Some((_, below)) = self.log.gc() else { return };
+        let keep = (self.lives % 4 / 2) as usize;
+        self.ops(|log, ops| log.release(below, keep, ops));
+    }
+
     pub fn seal(&mut self) {
         if let Some(sealed) = self.ops(Log::seal) {
             assert!(self.sealed.is_empty(), "one flush in flight");
@@ -210,7 +217,7 @@ impl World {
                 }
                 self.index.push(Entry { placed: None, end });
                 if self.lives.is_multiple_of(2) {
-                    self.log.release();
+                    self.release();
                 }
             }
             LogEvent::Tail { placed, record } => {
@@ -248,7 +255,7 @@ impl World {
 
     /// Reads everything that the index knows and GC has not freed.
     pub fn read_all(&mut self) {
-        let Some((_, first_live)) = self.log.gc() else { return };
+        let Some((_, first_live)) = self.log.gc().filter(|_| self.ready) else { return };
         let placed: Vec<_> = self.index.iter().filter_map(|e| e.placed).collect();
         let placed: Vec<_> = placed.into_iter().filter(|p| p.ptr.segment >= first_live).collect();
         self.reads.clear();

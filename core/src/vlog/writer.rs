@@ -8,10 +8,11 @@ use super::op::LogReply;
 use super::read::Place;
 use super::record::{Record, RecordKind};
 use super::segment::{Flush, Flushed, Prepared, Preparing, Salts, Target, write_failed};
+use super::spare::Spare;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
 use crate::ids::{CommitTs, LogPtr, OpId, SegmentId, SlotId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What recovery hands over.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub(super) struct Opened {
     pub last_seq: BatchSeq,
     pub fold: Fold,
     pub segments: BTreeMap<SegmentId, Place>,
-    /// Slots whose contents are of no use any more.
-    pub free: BTreeSet<SlotId>,
+    /// Slots whose contents are of no use any more, with the bytes of their files.
+    pub free: BTreeMap<SlotId, u64>,
     pub highest_segment: SegmentId,
     pub highest_slot: SlotId,
 }
@@ -45,7 +46,9 @@ pub(super) struct Writer {
     staged_bytes: usize,
     flight: Option<Flight>,
     next: Next,
-    pub free: BTreeSet<SlotId>,
+    /// Bytes that the file of `next` had before it was prepared.
+    next_bytes: u64,
+    pub spare: Spare,
     highest_segment: SegmentId,
     highest_slot: SlotId,
 }
@@ -98,10 +101,12 @@ impl Writer {
             staged_bytes: 0,
             flight: None,
             next: Next::None,
-            free: opened.free,
+            next_bytes: 0,
+            spare: Spare::new(opened.free),
             highest_segment: opened.highest_segment,
             highest_slot: opened.highest_slot,
         };
+        writer.spare.trim(KEEP_AT_START, ops);
         writer.prepare_early(ops);
         writer
     }
@@ -166,6 +171,8 @@ impl Writer {
                 gc: self.fold.gc,
             });
             self.next = Next::None;
+            self.next_bytes = 0;
+            self.spare.encourage();
             self.active = Place { slot, seal, end: FIRST_BATCH };
             self.fold.largest_ts = 0;
         }
@@ -205,9 +212,15 @@ impl Writer {
                     self.fold = flight.fold;
                     self.flight = None;
                     self.prepare_early(ops);
+                    self.fill_ahead(ops);
                     return Outcome::Durable(self.active);
                 }
             }
+        }
+        if self.spare.handle(op, result, self.segment_bytes, ops) {
+            self.prepare_early(ops);
+            self.fill_ahead(ops);
+            return Outcome::Going;
         }
         let Next::Preparing(preparing) = &mut self.next else { return Outcome::NotMine };
         match preparing.handle(op, result, ops) {
@@ -216,6 +229,7 @@ impl Writer {
             Prepared::Failed(fault) => Outcome::Failed(fault),
             Prepared::Ready => {
                 self.next = Next::Ready { slot: preparing.slot, seal: preparing.seal };
+                self.fill_ahead(ops);
                 Outcome::Going
             }
         }
@@ -223,9 +237,9 @@ impl Writer {
 
     /// Ahead of need: at once where a free slot exists (so that a restart finds an empty one to reuse instead of creating
     /// yet another file), else when the active segment is three quarters full.
-    fn prepare_early(&mut self, ops: &mut LogOps<'_>) {
+    pub fn prepare_early(&mut self, ops: &mut LogOps<'_>) {
         let end = self.flight.as_ref().map_or(self.active.end, |flight| flight.end);
-        if !self.free.is_empty() || end > self.segment_bytes / 4 * 3 {
+        if !self.spare.is_empty() || end > self.segment_bytes / 4 * 3 {
             self.prepare(ops);
         }
     }
@@ -234,8 +248,11 @@ impl Writer {
         if !matches!(self.next, Next::None) {
             return;
         }
-        let target = match self.free.pop_first() {
-            Some(slot) => Target::Reuse(slot),
+        let target = match self.spare.take() {
+            Some((slot, len)) => {
+                self.next_bytes = len;
+                Target::Reuse(slot)
+            }
             None => {
                 self.highest_slot = SlotId::new(self.highest_slot.raw().saturating_add(1));
                 Target::New(self.highest_slot)
@@ -244,6 +261,21 @@ impl Writer {
         self.highest_segment = SegmentId::new(self.highest_segment.raw().saturating_add(1));
         let seal = Seal { segment: self.highest_segment, salt: self.salts.next() };
         self.next = Next::Preparing(Preparing::start(target, seal, self.owner, ops));
+    }
+
+    /// Fills new slots with zeros while nothing is to be written, once the log has shown that it grows: a Pump that stores little
+    /// never pays for it.
+    fn fill_ahead(&mut self, ops: &mut LogOps<'_>) {
+        let grows = self.active.end > self.segment_bytes / 4 || self.active.seal.segment > SegmentId::new(1);
+        if grows && self.flight.is_none() && self.staged.is_empty() {
+            let ahead = usize::from(!matches!(self.next, Next::None));
+            self.spare.fill(ahead, self.segment_bytes, &mut self.highest_slot, ops);
+        }
+    }
+
+    /// Bytes of files that stand ready for the next segments.
+    pub fn prepared_bytes(&self) -> u64 {
+        self.next_bytes.min(self.segment_bytes).saturating_add(self.spare.bytes(self.segment_bytes))
     }
 
     pub fn active(&self) -> Place {
@@ -262,10 +294,14 @@ impl Writer {
         }
         if let Next::Ready { slot, seal } = self.next {
             assert!(slot != self.active.slot && seal.segment > self.active.seal.segment, "the next segment is another");
+            assert!(!self.spare.holds(slot), "the next segment's slot is not free");
         }
+        self.spare.check();
     }
 }
 
 const START_RECORD: u64 = RECORD_HEADER as u64 + 48;
 /// Batch header, and one block that rounding up may cost.
 const OVERHEAD: u64 = BATCH_HEADER as u64 + super::format::BLOCK;
+/// Free slots kept at a start: what GC freed is found again there, and the owner has not said yet how many it needs.
+const KEEP_AT_START: usize = 32;

@@ -237,8 +237,11 @@ async fn serve_index(
 fn slot_of(op: &LogOp) -> u64 {
     match op {
         LogOp::List => u64::MAX,
-        LogOp::Create { slot } | LogOp::Write { slot, .. } | LogOp::Sync { slot } | LogOp::Read { slot, .. } => {
-            slot.raw()
-        }
+        LogOp::Create { slot }
+        | LogOp::Write { slot, .. }
+        | LogOp::Sync { slot }
+        | LogOp::Read { slot, .. }
+        | LogOp::Fill { slot, .. }
+        | LogOp::Remove { slot } => slot.raw(),
     }
 }

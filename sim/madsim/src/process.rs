@@ -4,7 +4,7 @@ use crate::machine::Watched;
 use crate::ports::{CLUSTER, Calls, Ports, Request};
 use crate::world::{Door, World};
 use binlog_core::ids::{ClusterId, NodeId};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{GcConfig, PumpConfig};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
 use binlog_runtime::clock::Clock;
@@ -146,5 +146,6 @@ fn config(world: &World, life: u64, previous: Option<binlog_core::node::status::
         max_payload_bytes: 8 << 20,
         previous,
         wiped_directory_tso_needed: false,
+        gc: GcConfig::default(),
     }
 }

@@ -17,7 +17,7 @@ use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{GcConfig, PumpConfig};
 use binlog_core::pump::effect::Effect;
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
@@ -148,6 +148,7 @@ impl World {
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
+            gc: GcConfig::default(),
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -459,9 +460,12 @@ impl World {
 fn slot_of(op: &LogOp) -> u64 {
     match op {
         LogOp::List => u64::MAX,
-        LogOp::Create { slot } | LogOp::Write { slot, .. } | LogOp::Sync { slot } | LogOp::Read { slot, .. } => {
-            slot.raw()
-        }
+        LogOp::Create { slot }
+        | LogOp::Write { slot, .. }
+        | LogOp::Sync { slot }
+        | LogOp::Read { slot, .. }
+        | LogOp::Fill { slot, .. }
+        | LogOp::Remove { slot } => slot.raw(),
     }
 }
 

@@ -156,6 +156,11 @@ pub async fn http_put(address: &str, path: &str, body: &str) -> Result<String> {
     http(address, "PUT", path, body).await
 }
 
+/// POST over HTTP/1.1, without a body.
+pub async fn http_post(address: &str, path: &str) -> Result<String> {
+    http(address, "POST", path, "").await
+}
+
 async fn http(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;

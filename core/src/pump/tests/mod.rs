@@ -1,5 +1,8 @@
 //! Tests of the whole Pump over ports in memory.
 
+mod gc;
+#[cfg(feature = "canary")]
+mod gc_canary;
 mod life;
 mod random;
 mod recovery;

@@ -1,11 +1,15 @@
 //! Random histories against a model of TiDB's clients: what was acknowledged and committed is streamed exactly once and in
 //! order (S1, S2), the watermark never passes a committed transaction that is not indexed (W2), over crashes.
 
+use super::gc::drainer;
 use super::world::{World, c, config, joined, p, r};
+use crate::fault::Reject;
 use crate::ids::CommitTs;
 use crate::index::key;
+use crate::node::status::NodeState;
 use crate::proto::binlog::Binlog;
-use crate::pump::config::PumpConfig;
+use crate::pump::config::{GcConfig, PumpConfig};
+use crate::pump::input::Input;
 use proptest::prelude::*;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -27,6 +31,8 @@ enum Action {
     /// How many batches the index keeps; whether un-synced bytes of the log vanish.
     Crash(u8, bool),
     Pull,
+    /// A round of GC; the only Drainer has come to this many hundredths of the watermark.
+    Gc(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +50,7 @@ struct Clients {
     /// Replies of C, to be repeated when they were lost.
     persisted: u64,
     streams: u64,
+    checkpoint: u64,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -60,6 +67,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (0..5000u16).prop_map(Action::Pass),
         1 => any::<(u8, bool)>().prop_map(|(kept, power)| Action::Crash(kept, power)),
         1 => Just(Action::Pull),
+        2 => (0..=100u8).prop_map(Action::Gc),
     ]
 }
 
@@ -72,7 +80,7 @@ impl Clients {
     fn act(&mut self, world: &mut World, action: Action) {
         match action {
             Action::Begin => {
-                world.tso += 1;
+                world.tso += STEP;
                 let start = world.tso;
                 let write = world.write(p(start));
                 self.txns.insert(start, Fate::Open(write));
@@ -84,7 +92,7 @@ impl Clients {
             }
             Action::Commit(index, send) => {
                 if let Some((start, _)) = pick(&self.txns, index, |fate| fate == Fate::Acknowledged) {
-                    world.tso += 1;
+                    world.tso += STEP;
                     self.txns.insert(start, Fate::Committed(world.tso));
                     if send {
                         world.write(c(start, world.tso));
@@ -136,6 +144,13 @@ impl Clients {
                 let last = world.tso * (self.streams % 3) / 3;
                 world.pull(self.streams, last, 40);
             }
+            Action::Gc(hundredths) => {
+                // It never goes back, and it has got what it confirms.
+                let checkpoint = (world.watermark() / 100 * u64::from(hundredths)).max(self.checkpoint);
+                self.checkpoint = checkpoint;
+                world.drainers = vec![drainer("d", NodeState::Online, checkpoint)];
+                world.give(Input::TriggerGc);
+            }
         }
         self.read_replies(world);
         self.check(world);
@@ -156,9 +171,12 @@ impl Clients {
     /// W2: at or below the watermark every committed transaction is indexed.
     fn check(&mut self, world: &World) {
         let watermark = world.watermark();
+        let gc = world.pump.status().gc.raw();
+        assert!(gc <= self.checkpoint && (gc < watermark || gc == 0), "G {gc}, K {}, W {watermark}", self.checkpoint);
         for fate in self.txns.values() {
             if let Fate::Committed(commit) = *fate
                 && commit <= watermark
+                && commit > gc
             {
                 assert!(
                     world.indexed(&key::commit(CommitTs::new(commit))).is_some(),
@@ -196,15 +214,22 @@ impl Clients {
         world.pass_ms(20_000);
         self.check(world);
         assert_eq!(world.pump.status().undecided, 0);
+        world.give(Input::TriggerGc);
+        world.run();
+        let gc = world.pump.status().gc.raw();
         assert!(want.keys().next_back().is_none_or(|last| *last <= world.watermark()));
         for last in [0, world.tso / 2] {
             let stream = 1000 + last;
             world.pull(stream, last, 1 << 30);
             world.run();
+            if last != 0 && last < gc {
+                assert!(matches!(world.ended.get(&stream), Some(Err(Reject::BelowGc { .. }))));
+                continue;
+            }
             let items: Vec<_> = world.items.get(&stream).into_iter().flatten().cloned().collect();
             let real: Vec<_> = items.iter().filter(|item| item.start_ts as u64 != item.commit_ts).collect();
             let got: Vec<_> = real.iter().map(|item| (item.commit_ts, item.start_ts as u64)).collect();
-            let want: Vec<_> = want.iter().filter(|(ts, _)| **ts > last).map(|(c, s)| (*c, *s)).collect();
+            let want: Vec<_> = want.iter().filter(|(ts, _)| **ts > last.max(gc)).map(|(c, s)| (*c, *s)).collect();
             assert_eq!(got, want);
             for item in real {
                 let binlog = Binlog::decode(&item.payload[..]).unwrap();
@@ -214,10 +239,19 @@ impl Clients {
     }
 }
 
+/// A millisecond of PD's clock.
+const STEP: u64 = 1 << 18;
+
 proptest! {
     #[test]
     fn acknowledged_and_committed_is_streamed_once_and_in_order(actions in proptest::collection::vec(action(), 1..120)) {
-        let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
+        let mut world = World::new(PumpConfig {
+            segment_bytes: 64 << 10,
+            gc: GcConfig { keep_ms: 10, interval_ms: 10_000, ..GcConfig::default() },
+            ..config()
+        });
+        world.tso = 1000 * STEP;
+        world.drainers = vec![drainer("d", NodeState::Online, 0)];
         world.start();
         let mut clients = Clients::default();
         for action in actions {

@@ -2,7 +2,7 @@
 
 use super::world::{World, c, config, fake, p, r};
 use crate::index::key;
-use crate::index::value::encode_u64;
+use crate::index::value::{FORMAT, encode_u64};
 use crate::pump::config::PumpConfig;
 
 #[test]
@@ -67,7 +67,7 @@ fn what_froze_the_watermark_is_remembered() {
 fn a_foreign_index_is_refused() {
     let mut world = World::online();
     world.written(p(1)).unwrap();
-    assert_eq!(world.indexed(&bytes::Bytes::from_static(key::META_FORMAT)), Some(&encode_u64(1)));
+    assert_eq!(world.indexed(&bytes::Bytes::from_static(key::META_FORMAT)), Some(&encode_u64(FORMAT)));
     world.crash(usize::MAX);
     let config = PumpConfig { node_uuid: [4; 16], ..config() };
     world.pump = crate::pump::machine::Pump::new(config);

@@ -72,6 +72,7 @@ pub struct World {
 pub struct Broken {
     pub sync: bool,
     pub read: bool,
+    pub fill: bool,
     pub tso: bool,
     pub registry: bool,
     pub notify: bool,
@@ -96,6 +97,7 @@ pub fn config() -> PumpConfig {
         max_payload_bytes: 1 << 20,
         previous: Some(NodeState::Paused),
         wiped_directory_tso_needed: false,
+        gc: crate::pump::config::GcConfig::default(),
     }
 }
 
@@ -245,16 +247,27 @@ impl World {
             apply(&mut disk.durable_index, &batch);
         }
         disk.index = disk.durable_index.clone();
-        let (next_write, tso) = (self.next_write, self.tso);
+        let (next_write, tso, drainers) = (self.next_write, self.tso, std::mem::take(&mut self.drainers));
         let config = PumpConfig { previous: Some(NodeState::Online), ..self.config.clone() };
         *self = Self::on(config, disk, tso);
         self.next_write = next_write;
+        self.drainers = drainers;
     }
 
     /// Somebody removed the index's directory; after a crash.
     pub fn lose_index(&mut self) {
         self.disk.index.clear();
         self.disk.durable_index.clear();
+    }
+
+    /// Slot files with their sizes.
+    pub fn files(&self) -> Vec<usize> {
+        self.disk.files.values().map(|file| file.visible.len()).collect()
+    }
+
+    /// Keys of the index with this prefix.
+    pub fn keys(&self, prefix: &str) -> usize {
+        self.disk.index.keys().filter(|key| key.starts_with(prefix.as_bytes())).count()
     }
 
     pub fn unflushed(&self) -> usize {
@@ -318,6 +331,17 @@ impl Disk {
                 let file = self.files.get_mut(&slot).unwrap();
                 file.durable = file.visible.clone();
                 LogReply::Synced
+            }
+            LogOp::Fill { slot, offset, len } => {
+                check(broken.fill)?;
+                let file = self.files.get_mut(&slot).unwrap();
+                file.visible.resize(file.visible.len().max((offset + len) as usize), 0);
+                file.durable = file.visible.clone();
+                LogReply::Filled
+            }
+            LogOp::Remove { slot } => {
+                self.files.remove(&slot).unwrap();
+                LogReply::Removed
             }
             LogOp::Read { slot, offset, len } => {
                 check(broken.read)?;

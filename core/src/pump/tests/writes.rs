@@ -174,15 +174,23 @@ fn the_index_may_be_away_for_a_while() {
 }
 
 #[test]
-fn space_refuses_prewrites_only() {
+pub fn space_refuses_prewrites_only() {
     let mut world = World::online();
     world.written(p(1)).unwrap();
-    world.give(Input::Space { available: 100, capacity: 1000 });
-    assert_eq!(world.written(p(3)), Err(Reject::NoSpace { available: 100, limit: 100 }));
+    // The limit and the reserve: two segments of 1 MiB and a quarter.
+    let limit = 100 + (9 << 18);
+    world.give(Input::Space { available: limit, capacity: 1 << 40 });
+    assert_eq!(world.written(p(3)), Err(Reject::NoSpace { available: limit, limit }));
     assert!(world.written(Bytes::new()).is_err());
     assert_eq!(world.written(c(1, 2)), Ok(()));
-    world.give(Input::Space { available: 120, capacity: 1000 });
+    assert_eq!(world.written(fake(3)), Ok(()));
+    assert_eq!(world.written(r(1)), Ok(()));
+    world.give(Input::Space { available: limit + limit / 5, capacity: 1 << 40 });
     assert_eq!(world.written(p(3)), Ok(()));
+    // Between two measurements what was accepted counts as used.
+    world.give(Input::Space { available: limit + 3, capacity: 1 << 40 });
+    assert_eq!(world.written(p(4)), Ok(()));
+    assert!(matches!(world.written(p(5)), Err(Reject::NoSpace { .. })));
 }
 
 #[test]

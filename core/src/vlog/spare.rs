@@ -1,0 +1,174 @@
+//! Slot files that carry no segment (rules 2, 6): those that GC freed are kept for reuse, up to a number that the owner names, the
+//! others are removed; new ones are filled with zeros ahead of time. Part of the writer.
+//!
+//! Overwriting blocks that exist needs no journal commit, so a slot of full length makes appends cheap; a slot that is too short
+//! only makes them slower. Nothing here can lose data: a spare slot holds nothing, and what fails is given up. Filling goes on one
+//! bounded piece at a time, and only while the log has nothing to write: a busy log grows instead.
+
+use super::log::LogOps;
+use super::op::{LogOp, LogReply};
+use crate::fault::IoFault;
+use crate::ids::{OpId, SlotId};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What became of slots in this life, for status and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SlotCounters {
+    /// Zeros written ahead of time, in bytes; no part of "bytes written per byte accepted".
+    pub filled_bytes: u64,
+    /// Slots filled completely.
+    pub filled: u64,
+    /// Segments that GC freed.
+    pub freed: u64,
+    /// Free slots that were prepared for another segment.
+    pub reused: u64,
+    /// Files removed.
+    pub removed: u64,
+    /// Fillings and removals that failed; harmless.
+    pub failed: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Spare {
+    /// Free slots with the bytes that their files have.
+    free: BTreeMap<SlotId, u64>,
+    filling: Option<Filling>,
+    removing: BTreeSet<OpId>,
+    /// A filling failed: none is begun before `encourage`.
+    discouraged: bool,
+    pub counters: SlotCounters,
+}
+
+#[derive(Debug)]
+struct Filling {
+    slot: SlotId,
+    created: bool,
+    done: u64,
+    /// The piece under way.
+    op: Option<OpId>,
+}
+
+impl Spare {
+    pub const fn new(free: BTreeMap<SlotId, u64>) -> Self {
+        let counters = SlotCounters { filled_bytes: 0, filled: 0, freed: 0, reused: 0, removed: 0, failed: 0 };
+        Self { free, filling: None, removing: BTreeSet::new(), discouraged: false, counters }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    pub fn holds(&self, slot: SlotId) -> bool {
+        self.free.contains_key(&slot) || self.filling.as_ref().is_some_and(|filling| filling.slot == slot)
+    }
+
+    /// A slot to prepare, with the bytes that it has: the longest.
+    pub fn take(&mut self) -> Option<(SlotId, u64)> {
+        let (slot, len) = self.free.iter().max_by_key(|(slot, len)| (**len, std::cmp::Reverse(**slot)))?;
+        let taken = (*slot, *len);
+        self.free.remove(&taken.0);
+        self.counters.reused += 1;
+        Some(taken)
+    }
+
+    /// The segment in this slot was freed.
+    pub fn give(&mut self, slot: SlotId, len: u64) {
+        self.free.insert(slot, len);
+        self.counters.freed += 1;
+    }
+
+    /// Removes the files beyond `keep`, the shortest first.
+    pub fn trim(&mut self, keep: usize, ops: &mut LogOps<'_>) {
+        while self.free.len() > keep {
+            let shortest = self.free.iter().min_by_key(|(slot, len)| (**len, std::cmp::Reverse(**slot)));
+            let Some(slot) = shortest.map(|(slot, _)| *slot) else { return };
+            self.free.remove(&slot);
+            self.removing.insert(ops.push(LogOp::Remove { slot }));
+        }
+    }
+
+    /// Space or a rotation may have changed what failed before.
+    pub const fn encourage(&mut self) {
+        self.discouraged = false;
+    }
+
+    /// Bytes of files that stand ready.
+    pub fn bytes(&self, segment_bytes: u64) -> u64 {
+        let free = self.free.values().map(|len| (*len).min(segment_bytes)).sum::<u64>();
+        free.saturating_add(self.filling.as_ref().map_or(0, |filling| filling.done))
+    }
+
+    pub fn len(&self) -> usize {
+        self.free.len()
+    }
+
+    /// The next piece of a new file of `len` bytes; the log is idle, and `ahead` segments stand ready besides the free slots.
+    pub fn fill(&mut self, ahead: usize, len: u64, highest_slot: &mut SlotId, ops: &mut LogOps<'_>) {
+        if self.filling.is_none() && !self.discouraged && self.free.len() + ahead < FILL_AHEAD {
+            *highest_slot = SlotId::new(highest_slot.raw().saturating_add(1));
+            let slot = *highest_slot;
+            let op = ops.push(LogOp::Create { slot });
+            self.filling = Some(Filling { slot, created: false, done: 0, op: Some(op) });
+            return;
+        }
+        let Some(filling) = self.filling.as_mut().filter(|filling| filling.op.is_none()) else { return };
+        let piece = (len - filling.done.min(len)).min(FILL_PIECE);
+        filling.op = Some(ops.push(LogOp::Fill { slot: filling.slot, offset: filling.done, len: piece }));
+    }
+
+    /// `false` if `op` is none of ours.
+    pub fn handle(
+        &mut self,
+        op: OpId,
+        result: &Result<LogReply, IoFault>,
+        segment_bytes: u64,
+        ops: &mut LogOps<'_>,
+    ) -> bool {
+        if self.removing.remove(&op) {
+            match result {
+                Ok(LogReply::Removed) => self.counters.removed += 1,
+                // The file stays until the next start, which finds it blank or off the chain.
+                _ => self.counters.failed += 1,
+            }
+            return true;
+        }
+        let Some(filling) = self.filling.as_mut().filter(|filling| filling.op == Some(op)) else { return false };
+        filling.op = None;
+        match result {
+            Ok(LogReply::Created) if !filling.created => filling.created = true,
+            Ok(LogReply::Filled) if filling.created => {
+                let piece = (segment_bytes - filling.done.min(segment_bytes)).min(FILL_PIECE);
+                filling.done += piece;
+                self.counters.filled_bytes += piece;
+                if filling.done >= segment_bytes {
+                    self.free.insert(filling.slot, filling.done);
+                    self.counters.filled += 1;
+                    self.filling = None;
+                }
+            }
+            _ => {
+                // Not used at all: a descriptor whose sync failed is not to be trusted with a batch (rules 2).
+                let (slot, created) = (filling.slot, filling.created);
+                self.counters.failed += 1;
+                self.discouraged = true;
+                self.filling = None;
+                if created {
+                    self.removing.insert(ops.push(LogOp::Remove { slot }));
+                }
+            }
+        }
+        true
+    }
+
+    pub fn check(&self) {
+        if let Some(filling) = &self.filling {
+            assert!(!self.free.contains_key(&filling.slot), "a slot that is being filled is not free yet");
+        }
+    }
+}
+
+/// Segments that stand ready at most before filling stops (rules 2).
+const FILL_AHEAD: usize = 2;
+/// Bytes of one filling: a millisecond or two of a fast disk, so that a write that arrives meanwhile hardly waits for it.
+const FILL_PIECE: u64 = 1 << 20;
