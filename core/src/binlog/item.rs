@@ -2,7 +2,7 @@
 
 use super::peek::{COMMIT_TS, DDL_JOB_ID, DDL_SCHEMA_STATE, START_TS, TP};
 use super::wire::{Fields, put_varint};
-use crate::ids::CommitTs;
+use crate::ids::{CommitTs, StartTs};
 use crate::proto::binlog::BinlogType;
 use crate::time::Tso;
 use bytes::Bytes;
@@ -14,6 +14,19 @@ pub fn fake(ts: Tso) -> Bytes {
     put_field(&mut out, TP, tp(BinlogType::Rollback));
     put_field(&mut out, START_TS, ts.raw());
     put_field(&mut out, COMMIT_TS, ts.raw());
+    put_field(&mut out, DDL_JOB_ID, 0);
+    put_field(&mut out, DDL_SCHEMA_STATE, 0);
+    out.into()
+}
+
+/// A verdict as the original's Pump writes it: C, or R with a commit_ts of 0; the zero DDL fields are written out.
+#[must_use]
+pub fn verdict(start_ts: StartTs, commit_ts: Option<CommitTs>) -> Bytes {
+    let kind = if commit_ts.is_some() { BinlogType::Commit } else { BinlogType::Rollback };
+    let mut out = Vec::with_capacity(MAX_FAKE);
+    put_field(&mut out, TP, tp(kind));
+    put_field(&mut out, START_TS, start_ts.raw());
+    put_field(&mut out, COMMIT_TS, commit_ts.map_or(0, CommitTs::raw));
     put_field(&mut out, DDL_JOB_ID, 0);
     put_field(&mut out, DDL_SCHEMA_STATE, 0);
     out.into()

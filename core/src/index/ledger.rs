@@ -249,6 +249,13 @@ impl Ledger {
         undecided.reduce(|(ts, segment), (_, other)| (ts, segment.min(other)))
     }
 
+    /// As of the records folded so far: the undecided P that lie before `ptr`.
+    #[must_use]
+    pub fn undecided_below(&self, ptr: LogPtr) -> Vec<StartTs> {
+        let below = |txn: &Txn| matches!(txn.state, State::Undecided { first, .. } if first.span.ptr < ptr);
+        self.txns.iter().filter(|(_, txn)| below(txn)).map(|(start_ts, _)| *start_ts).collect()
+    }
+
     /// Transactions held in memory.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,7 +7,7 @@
 //! | `index::{ledger, indexer}` | what the records mean, what is indexed when (rules 1, 3) |
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
-//! | `recover` | the order of the start |
+//! | `recover`, `original` | the order of the start, data directories of the original |
 //! | `life`, `idle` | registry, shutdown; fakes |
 //! | `gc` | the GC point, which segments go (rules 6) |
 //!
@@ -20,6 +20,7 @@ use super::gc::Collector;
 use super::idle::Idle;
 use super::input::Input;
 use super::life::Life;
+use super::original::TakeOver;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
@@ -59,6 +60,7 @@ pub struct Pump {
     /// Streams that came before the GC point was known.
     pub(super) parked: Vec<(StreamId, CommitTs, u64)>,
     pub(super) start: Start,
+    pub(super) take_over: TakeOver,
     pub(super) life: Life,
     pub(super) idle: Idle,
     pub(super) collector: Collector,
@@ -109,6 +111,7 @@ impl Pump {
             pull: Pull::default(),
             parked: Vec::new(),
             start: Start::Idle,
+            take_over: TakeOver::default(),
             life: Life::new(config.previous),
             idle: Idle::default(),
             collector: Collector::default(),
@@ -236,6 +239,9 @@ impl Pump {
     fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
         if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
+            return;
+        }
+        if self.on_import_read(op, &result) {
             return;
         }
         if !self.log.handle(op, result, &mut events, &mut self.out.log_ops()) {
@@ -397,6 +403,7 @@ impl Pump {
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
         self.release_segments();
+        self.advance_import();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();

@@ -7,6 +7,7 @@ mod idle;
 pub mod input;
 mod life;
 pub mod machine;
+pub mod original;
 mod outbox;
 mod pull;
 mod recover;

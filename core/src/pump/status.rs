@@ -2,6 +2,7 @@
 
 use super::gc::GcStatus;
 use super::machine::Pump;
+use super::original::OriginalStatus;
 use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
@@ -40,6 +41,8 @@ pub struct PumpStatus {
     pub space: SpaceStatus,
     pub collector: GcStatus,
     pub read_only: Option<String>,
+    /// Value logs of the original that were taken over.
+    pub original: OriginalStatus,
     pub counters: Counters,
     pub unknown_completions: u64,
     pub fault_count: u64,
@@ -75,6 +78,7 @@ impl Pump {
             space: self.space.status(),
             collector: self.gc_status(),
             read_only: self.read_only.clone(),
+            original: self.take_over.status,
             counters: self.ledger.counters,
             unknown_completions: self.out.unknown_completions,
             fault_count: self.out.fault_count,
