@@ -24,6 +24,7 @@ use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
 use binlog_storage::log_files::LogFiles;
+use binlog_storage::original;
 use ports::{Ports, Request};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
     let lock = DirLock::take(dir)?;
-    refuse_original(dir)?;
+    let original = original::find(dir)?;
     let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
     let fallback = format!("{}:{port}", host::hostname());
     let node_id = NodeFile::resolve(dir, config.node_id.as_ref().map(NodeId::as_str), &fallback)?;
@@ -99,6 +100,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     }));
 
     let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
+    if let Some(original) = original {
+        machine = machine.with_original(original);
+    }
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let mut ports = Ports {
@@ -174,20 +178,6 @@ fn machine_config(
         wiped_directory_tso_needed: registered,
         gc: config.gc,
     })
-}
-
-/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
-fn refuse_original(dir: &Path) -> anyhow::Result<()> {
-    for name in ["value", "kv"] {
-        let path = dir.join(name);
-        anyhow::ensure!(
-            !path.exists(),
-            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
-             another data-dir",
-            path.display()
-        );
-    }
-    Ok(())
 }
 
 /// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing

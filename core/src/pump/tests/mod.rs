@@ -4,6 +4,7 @@ mod gc;
 #[cfg(feature = "canary")]
 mod gc_canary;
 mod life;
+mod original;
 mod random;
 mod recovery;
 mod streams;
