@@ -21,6 +21,10 @@ canaries! {
     WatermarkIgnoresWaiting = "watermark-ignores-waiting",
     /// Rules 2: a segment goes on where its last record ended, within the block.
     AppendInPartialBlock = "append-in-partial-block",
+    /// Rules 2: the next batch is handed to the disk before the one before it is synced.
+    OverlapNextBatch = "overlap-next-batch",
+    /// Rules 2: recovery goes on in the segment that it found, behind the last batch that counts.
+    AppendAfterCut = "append-after-cut",
     /// Rules 2: checksums and headers do not depend on the segment.
     SaltIgnored = "salt-ignored",
     /// Rules 2: the last batch found counts as durable.
@@ -37,6 +41,8 @@ canaries! {
     InsertBelowW = "insert-below-W",
     /// Rules 5: the item is P followed by all of C.
     AppendWholeC = "append-whole-c",
+    /// Rules 5: entries that memory has dropped are taken for entries that never were.
+    MemoryHidesGap = "memory-hides-gap",
     /// Rules 6: slots are freed before the log says so durably.
     RecycleBeforeGcRecord = "recycle-before-gc-record",
     /// Rules 6: segments are freed that the flushed index does not cover.
@@ -55,6 +61,15 @@ canaries! {
     ReconnectFromEmitted = "reconnect-from-emitted",
     /// Rules 7: a source without an item does not hold the merge.
     MergeWithoutAllHeads = "merge-without-all-heads",
+    /// Invariants N1: prewrites are accepted while the node pauses or closes.
+    AcceptWhenPausing = "accept-when-pausing",
+    /// Rules 4: a fake's timestamp is this host's idea of PD's clock.
+    FakeFromWallClock = "fake-from-wall-clock",
+    /// Rules 7: what comes below the merge position is dropped in silence; so that something does, the merge does not wait
+    /// for the membership to be confirmed.
+    MergeDropsLate = "merge-drops-late",
+    /// Rules 7: a source leaves without having been received, and as soon as its Pump pauses.
+    RemoveSourceEarly = "remove-source-early",
     /// Invariants C1: the checkpoint covers what was handed to the sink.
     CheckpointAtDispatch = "checkpoint-at-dispatch",
     /// Invariants V1: a completion is forgotten.

@@ -39,6 +39,9 @@ pub enum IoFault {
     NotFound(String),
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// The registry entry carries another process's token; names who it is.
+    #[error("{0}")]
+    Claimed(String),
     #[error("{0}")]
     Other(String),
 }
@@ -67,6 +70,11 @@ pub enum Fault {
     /// Two different payloads under one identity.
     #[error("two different payloads for start_ts {start_ts}: {what}")]
     PayloadMismatch { start_ts: StartTs, what: String },
+    /// Another process registers under this node's id (trap T10).
+    #[error(
+        "this node id is claimed by another process: {0}; this process stops. Two nodes must not share an id: give one of them another node-id (and data directory)"
+    )]
+    Claimed(String),
     /// The index port failed.
     #[error("index failed: {0}")]
     Index(String),

@@ -13,6 +13,7 @@
 
 pub mod binlog;
 pub mod canary;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod drainer;

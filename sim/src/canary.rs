@@ -12,15 +12,18 @@ pub enum PortCanary {
     InsertRecordLast,
     DeleteRecordUnchecked,
     StaleGenerationTrusted,
+    /// Worlds with rows: the last statement of a batch is not carried out.
+    LoseStatement,
 }
 
 impl PortCanary {
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::SkipDirectorySync, "skip-directory-sync"),
         (Self::TwoFamiliesFlushedApart, "two-families-flushed-apart"),
         (Self::InsertRecordLast, "insert-record-last"),
         (Self::DeleteRecordUnchecked, "delete-record-unchecked"),
         (Self::StaleGenerationTrusted, "stale-generation-trusted"),
+        (Self::LoseStatement, "lose-statement"),
     ];
 }
 

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod rng;
 pub mod run;
 pub mod sink;
+pub mod timeline;
 pub mod trace;
 pub mod translate;
 pub mod world;

@@ -3,6 +3,7 @@
 use crate::canary::{Canary, arm};
 use crate::oracle::Violation;
 use crate::plan::{Kind, Plan};
+use crate::timeline::Timeline;
 use crate::trace::{Detail, Trace};
 use crate::world::World;
 use std::collections::BTreeMap;
@@ -17,11 +18,13 @@ pub struct Options {
     pub until: u64,
     pub canary: Option<Canary>,
     pub coverage: bool,
+    /// Note what the page shows.
+    pub timeline: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { detail: Detail::None, only: None, until: u64::MAX, canary: None, coverage: false }
+        Self { detail: Detail::None, only: None, until: u64::MAX, canary: None, coverage: false, timeline: false }
     }
 }
 
@@ -35,12 +38,14 @@ pub struct Outcome {
     pub tail: Vec<String>,
     pub fired: BTreeMap<Kind, u64>,
     pub seen: BTreeMap<String, u64>,
+    pub timeline: Option<Box<Timeline>>,
 }
 
 #[must_use]
 pub fn run(plan: &Plan, options: &Options) -> Outcome {
     let _armed = arm(options.canary);
-    let trace = Trace::new(options.detail, options.only.clone());
+    let mut trace = Trace::new(options.detail, options.only.clone());
+    trace.timeline = options.timeline.then(Box::default);
     let mut world = World::new(plan.clone(), trace, options.canary.and_then(Canary::port));
     world.coverage = options.coverage;
     let result = catch_unwind(AssertUnwindSafe(|| world.run(options.until)));
@@ -63,6 +68,7 @@ pub fn run(plan: &Plan, options: &Options) -> Outcome {
         tail: world.trace.take_tail(),
         fired: std::mem::take(&mut world.fired),
         seen: std::mem::take(&mut world.seen),
+        timeline: world.trace.timeline.take(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The trace of a run: one hash over every event, always; lines of text only when somebody reads them.
 
+use crate::timeline::Timeline;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -25,6 +26,8 @@ pub struct Trace {
     /// Lines of this node only (`pump-0`, `drainer-0`, `txn-7`).
     pub only: Option<String>,
     tail: VecDeque<String>,
+    /// For a page, when one is wanted.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 /// How much a line matters.
@@ -37,7 +40,7 @@ pub enum Weight {
 impl Trace {
     #[must_use]
     pub fn new(detail: Detail, only: Option<String>) -> Self {
-        Self { hash: 0x6a09_e667_f3bc_c908, events: 0, detail, only, tail: VecDeque::new() }
+        Self { hash: 0x6a09_e667_f3bc_c908, events: 0, detail, only, tail: VecDeque::new(), timeline: None }
     }
 
     /// Folds one number of what happens into the hash.
@@ -52,6 +55,16 @@ impl Trace {
 
     /// One line about `node`; the text is made only if it is wanted.
     pub fn line(&mut self, now: u64, weight: Weight, node: &str, text: impl FnOnce() -> String) {
+        if let Some(timeline) = self.timeline.as_mut().filter(|_| weight == Weight::Short) {
+            let text = text();
+            timeline.event(now, node, &text);
+            self.print(now, weight, node, || text);
+            return;
+        }
+        self.print(now, weight, node, text);
+    }
+
+    fn print(&mut self, now: u64, weight: Weight, node: &str, text: impl FnOnce() -> String) {
         let wanted = match self.detail {
             Detail::None => false,
             Detail::Tail | Detail::Full => true,
@@ -68,6 +81,20 @@ impl Trace {
             self.tail.push_back(line);
         } else {
             println!("{line}");
+        }
+    }
+
+    /// A process starts or is gone.
+    pub fn life(&mut self, now: u64, node: impl FnOnce() -> String, up: bool) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.life(now, &node(), up);
+        }
+    }
+
+    /// Something reached a timestamp, given by its physical milliseconds.
+    pub fn point(&mut self, now: u64, name: impl FnOnce() -> String, ms: u64) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.point(now, &name(), ms);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `session` brings up a stand-in cluster, Pumps, a Drainer and MariaDB (`harness`), feeds a capture (`feed`), lets the
 //! Drainer apply it (`apply`), and compares streams (`compare_stream`) and tables (`compare_tables`) with what was recorded.
-//! The binaries `replay` and `playground` are two ways to drive it.
+//! The binaries `replay` and `playground` are two ways to drive it; `storm` kills Pumps under load.
 
 pub mod apply;
 pub mod capture;
@@ -18,3 +18,4 @@ pub mod playground_workload;
 pub mod progress;
 pub mod replay;
 pub mod session;
+pub mod storm;

@@ -2,6 +2,7 @@
 //! into [`IoFault`] for a machine's completion.
 
 use binlog_core::fault::IoFault;
+use binlog_core::node::status::NodeState;
 use thiserror::Error;
 use tonic::{Code, Status};
 
@@ -132,6 +133,9 @@ pub enum RegistryError {
     /// Somebody deleted or created the key between our read and our write.
     #[error("registry: key {key:?} changed while it was written; try again")]
     Conflict { key: String },
+    /// The entry carries the token of another life (design 3.5): it was not written.
+    #[error("registry key {key:?} was written by a process at {host} (state {state})")]
+    Claimed { key: String, host: String, state: NodeState },
 }
 
 impl From<RegistryError> for IoFault {
@@ -140,6 +144,7 @@ impl From<RegistryError> for IoFault {
             RegistryError::Etcd(_) | RegistryError::Timeout { .. } | RegistryError::Conflict { .. } => {
                 Self::Unavailable(e.to_string())
             }
+            RegistryError::Claimed { .. } => Self::Claimed(e.to_string()),
             RegistryError::Address(_) | RegistryError::BadValue { .. } | RegistryError::BadNodeId(_) => {
                 Self::Other(e.to_string())
             }

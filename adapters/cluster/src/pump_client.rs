@@ -6,7 +6,8 @@
 use crate::error::{NodeError, chain_of};
 use crate::generated::binlog::cistern_client::CisternClient;
 use crate::generated::binlog::pump_client::PumpClient as Grpc;
-use crate::transport::{self, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, UNLIMITED_MESSAGE};
+use crate::tls::Security;
+use crate::transport::{self, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Target, UNLIMITED_MESSAGE};
 use binlog_core::ids::{ClusterId, CommitTs};
 use binlog_core::proto::binlog::{NotifyReq, Pos, PullBinlogReq, WriteBinlogReq};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Payloads (serialised `Binlog`s) of one Pump in rising order of commit timestamp. Ends with `None` when the Pump closes it.
 pub struct PullStream {
@@ -32,10 +33,27 @@ pub struct PullStream {
 /// # Errors
 /// A bad address, or nobody there within [`CONNECT_TIMEOUT`].
 pub async fn open(address: &str, cluster_id: ClusterId, last: CommitTs, gzip: bool) -> Result<PullStream, NodeError> {
-    open_with(address, cluster_id, last, gzip, (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)).await
+    open_with(address, cluster_id, last, PullOptions { gzip, ..PullOptions::default() }).await
 }
 
-/// [`open`] with other keep-alive times: interval and time-out.
+/// How a stream is pulled.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// Asks the Pump to compress.
+    pub gzip: bool,
+    pub security: Security,
+    /// Keep-alive: interval and time-out.
+    pub keep_alive: (Duration, Duration),
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        let keep_alive = (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT);
+        Self { gzip: false, security: Security::plaintext(), keep_alive }
+    }
+}
+
+/// [`open`] with all options.
 ///
 /// # Errors
 /// As [`open`].
@@ -43,11 +61,10 @@ pub async fn open_with(
     address: &str,
     cluster_id: ClusterId,
     last: CommitTs,
-    gzip: bool,
-    keep_alive: (Duration, Duration),
+    options: PullOptions,
 ) -> Result<PullStream, NodeError> {
-    let (interval, silence) = keep_alive;
-    let channel = dial(address, transport::stream_endpoint(address, interval, silence)?).await?;
+    let PullOptions { gzip, security, keep_alive: (interval, silence) } = options;
+    let channel = dial(address, transport::stream_endpoint(address, &security, interval, silence)?).await?;
     let mut client = Grpc::new(channel).max_decoding_message_size(UNLIMITED_MESSAGE);
     if gzip {
         client = client.send_compressed(CompressionEncoding::Gzip);
@@ -101,7 +118,15 @@ impl PumpWriter {
     /// # Errors
     /// A bad address, or nobody there within [`CONNECT_TIMEOUT`].
     pub async fn connect(address: &str) -> Result<Self, NodeError> {
-        let client = Grpc::new(connect(address).await?).max_decoding_message_size(UNLIMITED_MESSAGE);
+        Self::connect_with(address, &Security::plaintext()).await
+    }
+
+    /// [`PumpWriter::connect`] with TLS, if `security` has it.
+    ///
+    /// # Errors
+    /// As [`PumpWriter::connect`].
+    pub async fn connect_with(address: &str, security: &Security) -> Result<Self, NodeError> {
+        let client = Grpc::new(connect(address, security).await?).max_decoding_message_size(UNLIMITED_MESSAGE);
         Ok(Self { address: address.to_owned(), client })
     }
 
@@ -134,11 +159,11 @@ const NOTIFY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_sec
 ///
 /// # Errors
 /// The last failure of four attempts within [`NOTIFY_TIMEOUT`].
-pub async fn notify_drainer(address: &str) -> Result<(), NodeError> {
+pub async fn notify_drainer(address: &str, security: &Security) -> Result<(), NodeError> {
     let deadline = Instant::now() + NOTIFY_TIMEOUT;
     let mut pauses = NOTIFY_PAUSES.into_iter();
     loop {
-        let error = match tokio::time::timeout_at(deadline, notify_once(address)).await {
+        let error = match tokio::time::timeout_at(deadline, notify_once(address, security)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(e @ NodeError::Address(_))) => return Err(e),
             Ok(Err(e)) => e,
@@ -151,17 +176,17 @@ pub async fn notify_drainer(address: &str) -> Result<(), NodeError> {
     }
 }
 
-async fn notify_once(address: &str) -> Result<(), NodeError> {
-    let mut client = CisternClient::new(connect(address).await?);
+async fn notify_once(address: &str, security: &Security) -> Result<(), NodeError> {
+    let mut client = CisternClient::new(connect(address, security).await?);
     client.notify(NotifyReq {}).await.map(|_| ()).map_err(|s| NodeError::rpc(address, &s))
 }
 
-async fn connect(address: &str) -> Result<Channel, NodeError> {
-    dial(address, transport::endpoint(address)?).await
+async fn connect(address: &str, security: &Security) -> Result<Channel, NodeError> {
+    dial(address, transport::endpoint(address, security)?).await
 }
 
-async fn dial(address: &str, endpoint: Endpoint) -> Result<Channel, NodeError> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+async fn dial(address: &str, target: Target) -> Result<Channel, NodeError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, target.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(e)) => Err(NodeError::Connect { address: address.to_owned(), why: chain_of(&e) }),
         Err(_) => Err(timeout(address, CONNECT_TIMEOUT)),

@@ -7,18 +7,22 @@
 //!   credit comes back as the consumer takes;
 //! * every stream that was opened is closed exactly once, whoever ends it.
 //!
-//! A driver calls [`channel`], serves [`PumpHandle::service`], and maps [`PumpEvent`]s to the machine's inputs.
+//! A driver calls [`connect`] (or [`channel`]), serves [`PumpHandle::service`], and maps [`PumpEvent`]s to the machine's inputs.
 
 use crate::generated::binlog::pump_server::{Pump, PumpServer};
 use crate::receive_limit::ReceiveLimit;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{CommitTs, StreamId};
 use binlog_core::proto::binlog::{Entity, Meta, Pos, PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
+use binlog_core::pump::effect::StreamItem;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::vec;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
@@ -43,37 +47,27 @@ pub type WriteReply = oneshot::Sender<Result<(), Reject>>;
 /// The driver's end for one stream. Never blocks: the credit bounds what it holds.
 #[derive(Debug)]
 pub struct PullSender {
-    items: mpsc::UnboundedSender<Result<PullItem, Reject>>,
+    items: mpsc::UnboundedSender<Result<Vec<PullItem>, Reject>>,
     outstanding: Arc<AtomicU64>,
     credit: u64,
 }
 
 /// One item of a stream; the payload's parts are concatenated on the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PullItem {
-    pub start_ts: i64,
-    pub commit_ts: CommitTs,
-    pub payload: [Bytes; 2],
-}
-
-impl PullItem {
-    fn bytes(&self) -> u64 {
-        self.payload.iter().map(|part| part.len() as u64).sum()
-    }
-}
+pub type PullItem = StreamItem;
 
 /// The stream takes no more: its consumer is gone (a [`PumpEvent::PullClosed`] says so too), or its credit was used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullGone;
 
 impl PullSender {
-    /// Hands one item to the stream. It is charged with its payload bytes; the last item may overdraw the credit.
+    /// Hands items to the stream. It is charged with their payload bytes; the last item may overdraw the credit.
     ///
     /// # Errors
     /// When nobody takes items any more.
-    pub fn send(&self, item: PullItem) -> Result<(), PullGone> {
-        let bytes = item.bytes();
-        let before = self.outstanding.fetch_add(bytes, Ordering::AcqRel);
+    pub fn send(&self, items: Vec<PullItem>) -> Result<(), PullGone> {
+        let bytes: u64 = items.iter().map(PullItem::bytes).sum();
+        let last = items.last().map_or(0, PullItem::bytes);
+        let before = self.outstanding.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes - last);
         if before > self.credit {
             tracing::error!(
                 before,
@@ -83,7 +77,7 @@ impl PullSender {
             let _ = self.items.send(Err(Reject::Busy("stream credit exceeded")));
             return Err(PullGone);
         }
-        self.items.send(Ok(item)).map_err(|_| PullGone)
+        self.items.send(Ok(items)).map_err(|_| PullGone)
     }
 
     /// Whether the consumer is gone: such a stream must not be opened any more.
@@ -102,8 +96,8 @@ impl PullSender {
 
 /// Calls that may wait for the driver. TiDB sends one at a time per session; above this callers wait in HTTP/2.
 pub const REQUEST_QUEUE: usize = 1024;
-/// Bytes that one stream may hold between the machine and the network: enough to keep a fast consumer busy.
-pub const PULL_CREDIT: u64 = 8 << 20;
+/// Bytes that one stream may hold in this process: enough to keep a fast consumer busy, little enough for tens of slow ones.
+pub const PULL_CREDIT: u64 = 4 << 20;
 /// Taken bytes are reported in steps of this part of the credit, so that small items do not make an event each.
 const CREDIT_STEPS: u64 = 8;
 
@@ -115,12 +109,46 @@ pub struct PumpHandle {
 
 #[derive(Debug)]
 struct Shared {
-    requests: mpsc::Sender<PumpEvent>,
-    /// Credit and closing must never wait (they are reported while polling and dropping). Bounded by construction: per stream
-    /// one closing, and one credit for each step of bytes that was emitted against credit.
-    signals: mpsc::UnboundedSender<PumpEvent>,
+    outlet: Box<dyn Outlet>,
     next_stream: AtomicU64,
     credit: u64,
+}
+
+/// Where a service's events go.
+pub trait Outlet: std::fmt::Debug + Send + Sync + 'static {
+    /// Hands over one call if there is room for it at once.
+    ///
+    /// # Errors
+    /// Gives it back when there is none, or nobody takes calls any more.
+    fn try_request(&self, event: PumpEvent) -> Result<(), TrySendError<PumpEvent>>;
+
+    /// Hands over one call, waits for room. `false`: nobody takes calls any more.
+    fn request(&self, event: PumpEvent) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+
+    /// Credit and closing must never wait (they are reported while polling and dropping). Bounded by construction: per stream
+    /// one closing, and one credit for each step of bytes that was emitted against credit.
+    fn signal(&self, event: PumpEvent);
+}
+
+/// The sending ends of a [`PumpInbox`].
+#[derive(Debug)]
+struct InboxOutlet {
+    requests: mpsc::Sender<PumpEvent>,
+    signals: mpsc::UnboundedSender<PumpEvent>,
+}
+
+impl Outlet for InboxOutlet {
+    fn try_request(&self, event: PumpEvent) -> Result<(), TrySendError<PumpEvent>> {
+        self.requests.try_send(event)
+    }
+
+    fn request(&self, event: PumpEvent) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move { self.requests.send(event).await.is_ok() })
+    }
+
+    fn signal(&self, event: PumpEvent) {
+        let _ = self.signals.send(event);
+    }
 }
 
 /// The driver's end.
@@ -135,8 +163,15 @@ pub struct PumpInbox {
 pub fn channel(credit: u64) -> (PumpHandle, PumpInbox) {
     let (requests, requests_in) = mpsc::channel(REQUEST_QUEUE);
     let (signals, signals_in) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared { requests, signals, next_stream: AtomicU64::new(1), credit: credit.max(1) });
-    (PumpHandle { shared }, PumpInbox { requests: requests_in, signals: signals_in })
+    let handle = connect(credit, InboxOutlet { requests, signals });
+    (handle, PumpInbox { requests: requests_in, signals: signals_in })
+}
+
+/// A service whose events go straight to `outlet`, without an inbox in between.
+#[must_use]
+pub fn connect(credit: u64, outlet: impl Outlet) -> PumpHandle {
+    let shared = Shared { outlet: Box::new(outlet), next_stream: AtomicU64::new(1), credit: credit.max(1) };
+    PumpHandle { shared: Arc::new(shared) }
 }
 
 impl PumpInbox {
@@ -199,20 +234,34 @@ impl PumpHandle {
             .send_compressed(CompressionEncoding::Gzip);
         ReceiveLimit::new(server, limit)
     }
+
+    /// One WriteBinlog call: returns with the acknowledgement.
+    pub(crate) async fn write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Status> {
+        let (reply, answer) = oneshot::channel();
+        self.request(PumpEvent::Write { cluster_id, payload, reply }).await?;
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reject)) => Err(status(&reject)),
+            Err(_) => Err(status(&Reject::ShuttingDown)),
+        }
+    }
+
+    async fn request(&self, event: PumpEvent) -> Result<(), Status> {
+        let taken = match self.shared.outlet.try_request(event) {
+            Ok(()) => true,
+            Err(TrySendError::Full(event)) => self.shared.outlet.request(event).await,
+            Err(TrySendError::Closed(_)) => false,
+        };
+        if taken { Ok(()) } else { Err(status(&Reject::ShuttingDown)) }
+    }
 }
 
 #[tonic::async_trait]
 impl Pump for PumpHandle {
     async fn write_binlog(&self, request: Request<WriteBinlogReq>) -> Result<Response<WriteBinlogResp>, Status> {
         let WriteBinlogReq { cluster_id, payload } = request.into_inner();
-        let (reply, answer) = oneshot::channel();
-        let event = PumpEvent::Write { cluster_id, payload, reply };
-        self.shared.requests.send(event).await.map_err(|_| status(&Reject::ShuttingDown))?;
-        match answer.await {
-            Ok(Ok(())) => Ok(Response::new(WriteBinlogResp::default())),
-            Ok(Err(reject)) => Err(status(&reject)),
-            Err(_) => Err(status(&Reject::ShuttingDown)),
-        }
+        self.write(cluster_id, payload).await?;
+        Ok(Response::new(WriteBinlogResp::default()))
     }
 
     type PullBinlogsStream = PullStream;
@@ -231,11 +280,12 @@ impl Pump for PumpHandle {
             credit,
             items: PullSender { items: sender, outstanding: Arc::clone(&outstanding), credit },
         };
-        self.shared.requests.send(event).await.map_err(|_| status(&Reject::ShuttingDown))?;
+        self.request(event).await?;
         // From here on dropping the stream, at whatever point, reports it as closed.
         Ok(Response::new(PullStream {
             stream,
             items,
+            batch: Vec::new().into_iter(),
             outstanding,
             taken: 0,
             shared: Arc::clone(&self.shared),
@@ -261,7 +311,9 @@ fn status(reject: &Reject) -> Status {
 #[derive(Debug)]
 pub struct PullStream {
     stream: StreamId,
-    items: mpsc::UnboundedReceiver<Result<PullItem, Reject>>,
+    items: mpsc::UnboundedReceiver<Result<Vec<PullItem>, Reject>>,
+    /// What is left of the batch that was received last.
+    batch: vec::IntoIter<PullItem>,
     outstanding: Arc<AtomicU64>,
     /// Taken by the consumer and not reported yet.
     taken: u64,
@@ -274,7 +326,7 @@ impl PullStream {
         let bytes = std::mem::take(&mut self.taken);
         if bytes > 0 {
             self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
-            let _ = self.shared.signals.send(PumpEvent::PullCredit { stream: self.stream, bytes });
+            self.shared.outlet.signal(PumpEvent::PullCredit { stream: self.stream, bytes });
         }
     }
 }
@@ -289,21 +341,24 @@ impl Stream for PullStream {
         }
         // Being polled means that what was yielded before has been taken. Nothing is held back while the stream is empty:
         // the machine may be waiting for exactly this credit.
-        if this.taken >= this.shared.credit / CREDIT_STEPS || this.items.is_empty() {
+        if this.taken >= this.shared.credit / CREDIT_STEPS || (this.batch.len() == 0 && this.items.is_empty()) {
             this.report();
         }
-        match ready!(this.items.poll_recv(cx)) {
-            Some(Ok(item)) => {
+        loop {
+            if let Some(item) = this.batch.next() {
                 this.taken = this.taken.saturating_add(item.bytes());
-                Poll::Ready(Some(Ok(response(item))))
+                return Poll::Ready(Some(Ok(response(item))));
             }
-            Some(Err(reject)) => {
-                this.over = true;
-                Poll::Ready(Some(Err(status(&reject))))
-            }
-            None => {
-                this.over = true;
-                Poll::Ready(None)
+            match ready!(this.items.poll_recv(cx)) {
+                Some(Ok(items)) => this.batch = items.into_iter(),
+                Some(Err(reject)) => {
+                    this.over = true;
+                    return Poll::Ready(Some(Err(status(&reject))));
+                }
+                None => {
+                    this.over = true;
+                    return Poll::Ready(None);
+                }
             }
         }
     }
@@ -313,7 +368,7 @@ impl Drop for PullStream {
     fn drop(&mut self) {
         // Closed first: whoever sees the signal must not see the stream open any more (`PumpInbox::wanted`).
         self.items.close();
-        let _ = self.shared.signals.send(PumpEvent::PullClosed { stream: self.stream });
+        self.shared.outlet.signal(PumpEvent::PullClosed { stream: self.stream });
     }
 }
 
@@ -368,8 +423,7 @@ mod tests {
     async fn credit_comes_back_as_the_consumer_takes() {
         let (handle, mut inbox) = channel(10);
         let (mut stream, items) = open(&handle, &mut inbox).await;
-        items.send(item(6, b"123456")).unwrap();
-        items.send(item(7, b"123456")).unwrap();
+        items.send(vec![item(6, b"123456"), item(7, b"123456")]).unwrap();
         assert!(inbox.try_recv(true).is_none(), "nothing was taken yet");
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();
@@ -385,20 +439,28 @@ mod tests {
         assert_eq!(credit, 12);
         drop(stream);
         assert!(matches!(inbox.try_recv(false), Some(PumpEvent::PullClosed { .. })));
-        assert_eq!(items.send(item(8, b"")), Err(PullGone));
+        assert_eq!(items.send(vec![item(8, b"")]), Err(PullGone));
     }
 
     #[tokio::test]
     async fn more_than_the_credit_ends_the_stream() {
         let (handle, mut inbox) = channel(10);
         let (mut stream, items) = open(&handle, &mut inbox).await;
-        items.send(item(6, b"12345678")).unwrap();
-        items.send(item(7, b"12345678")).unwrap();
-        assert_eq!(items.send(item(8, b"1")), Err(PullGone));
+        items.send(vec![item(6, b"12345678"), item(7, b"12345678")]).unwrap();
+        assert_eq!(items.send(vec![item(8, b"1")]), Err(PullGone));
         assert!(stream.next().await.unwrap().is_ok());
         assert!(stream.next().await.unwrap().is_ok());
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Unknown);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_goes_beyond_the_credit_with_more_than_its_last_item_is_refused() {
+        let (handle, mut inbox) = channel(10);
+        let (mut stream, items) = open(&handle, &mut inbox).await;
+        let batch = vec![item(6, b"12345678"), item(7, b"12345678"), item(8, b"1")];
+        assert_eq!(items.send(batch), Err(PullGone));
+        assert!(stream.next().await.unwrap().is_err());
     }
 
     #[tokio::test]

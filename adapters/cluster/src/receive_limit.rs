@@ -37,9 +37,9 @@ impl<S> ReceiveLimit<S> {
 }
 
 /// Flag and length before each message.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 /// Announced lengths up to this are passed on as they come: what tonic reserves for them is bearable for each open request.
-const TRUSTED_LENGTH: usize = 1 << 20;
+pub(crate) const TRUSTED_LENGTH: usize = 1 << 20;
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 impl<S: NamedService> NamedService for ReceiveLimit<S> {
@@ -89,7 +89,7 @@ fn translate(reply: Response<Body>, limit: usize) -> Response<Body> {
     }
 }
 
-fn too_large(got: usize, limit: usize) -> Status {
+pub(crate) fn too_large(got: usize, limit: usize) -> Status {
     Status::resource_exhausted(format!("grpc: received message larger than max ({got} vs. {limit})"))
 }
 

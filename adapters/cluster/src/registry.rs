@@ -4,11 +4,14 @@
 //! deep (one bad key there stops every TiDB); reads are linearizable (rules 7: membership); nothing is deleted.
 //! A server that was away is reconnected to; the addresses follow etcd's member list. Called by the drivers.
 
+pub mod watch;
+
 use crate::error::{BadAddress, RegistryError};
-use crate::transport::{self, CONNECT_TIMEOUT};
+use crate::tls::Security;
+use crate::transport;
 use binlog_core::ids::NodeId;
 use binlog_core::node::status::NodeStatus;
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, Txn, TxnOp};
+use etcd_client::{Channel, Client, Compare, CompareOp, GetOptions, KvClient, Txn, TxnOp};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ pub struct Registry {
 
 struct Inner {
     configured: Vec<String>,
+    security: Security,
     state: Mutex<State>,
 }
 
@@ -81,12 +85,21 @@ impl Registry {
     /// # Errors
     /// An address that cannot be dialled as it is written, or none at all.
     pub fn new(pd_urls: &[String]) -> Result<Self, RegistryError> {
-        let configured = pd_urls.iter().map(|u| transport::normalize(u)).collect::<Result<Vec<_>, _>>()?;
+        Self::with_security(pd_urls, &Security::plaintext())
+    }
+
+    /// [`Registry::new`] with TLS, if `security` has it.
+    ///
+    /// # Errors
+    /// As [`Registry::new`].
+    pub fn with_security(pd_urls: &[String], security: &Security) -> Result<Self, RegistryError> {
+        let normal = |u: &String| transport::normalize(u, security);
+        let configured = pd_urls.iter().map(normal).collect::<Result<Vec<_>, _>>()?;
         if configured.is_empty() {
             return Err(BadAddress::new("", "no PD address is configured").into());
         }
         let state = State { learned: Vec::new(), generation: 0, client: None, turn: 0 };
-        let inner = Arc::new(Inner { configured, state: Mutex::new(state) });
+        let inner = Arc::new(Inner { configured, security: security.clone(), state: Mutex::new(state) });
         let weak = Arc::downgrade(&inner);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -106,6 +119,12 @@ impl Registry {
             });
         }
         Ok(Self { inner })
+    }
+
+    /// How this client talks to the registry, and the node to its peers.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        &self.inner.security
     }
 
     /// # Errors
@@ -169,6 +188,42 @@ impl Registry {
         if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) }
     }
 
+    /// As [`Registry::put`], unless the entry carries a token that is neither ours nor `over` (the one that this process takes over,
+    /// `node::claim`). An entry without a token, or one that cannot be read, is no conflict.
+    ///
+    /// # Errors
+    /// [`RegistryError::Claimed`] when it does; else as [`Registry::put`].
+    pub async fn put_own(&self, kind: NodeKind, status: &NodeStatus, over: Option<&str>) -> Result<(), RegistryError> {
+        let key = key_of(kind, &status.node_id)?;
+        let value =
+            serde_json::to_vec(status).map_err(|e| RegistryError::BadValue { key: key.clone(), why: e.to_string() })?;
+        let own = status.token.as_deref();
+        self.request("put", |mut kv| {
+            let (key, value) = (key.clone(), value.clone());
+            async move {
+                let found = kv.get(key.as_str(), None).await?;
+                let entry = found.kvs().first();
+                let theirs = entry.and_then(|kv| serde_json::from_slice::<NodeStatus>(kv.value()).ok());
+                if let Some(theirs) = theirs
+                    && let Some(token) = theirs.token.as_deref()
+                    && Some(token) != own
+                    && Some(token) != over
+                {
+                    let claimed = RegistryError::Claimed { key, host: theirs.host, state: theirs.state };
+                    return Ok(Err(claimed));
+                }
+                // Nobody wrote since we looked, or we look again.
+                let seen = entry.map_or(0, etcd_client::KeyValue::mod_revision);
+                let txn = Txn::new()
+                    .when(vec![Compare::mod_revision(key.as_str(), CompareOp::Equal, seen)])
+                    .and_then(vec![TxnOp::put(key.as_str(), value, None)]);
+                let reply = kv.txn(txn).await?;
+                Ok(if reply.succeeded() { Ok(()) } else { Err(RegistryError::Conflict { key }) })
+            }
+        })
+        .await?
+    }
+
     /// Reads the member list at once.
     ///
     /// # Errors
@@ -221,9 +276,9 @@ impl Inner {
         let count = known.len().max(1);
         let url = known.swap_remove(state.turn % count);
         // Requests have deadlines; a dead server shows in them.
-        let options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
+        let channel = Channel::Tonic(transport::endpoint(&url, &self.security)?.connect_lazy());
         let client =
-            Client::connect([url], Some(options)).await.map_err(|e| RegistryError::Etcd(crate::error::chain_of(&e)))?;
+            Client::from_channel(channel, None).await.map_err(|e| RegistryError::Etcd(crate::error::chain_of(&e)))?;
         state.generation += 1;
         state.client = Some(client.clone());
         Ok((state.generation, client))
@@ -256,7 +311,7 @@ impl Inner {
             .members()
             .iter()
             .flat_map(|m| m.client_urls())
-            .filter_map(|u| transport::normalize(u).ok())
+            .filter_map(|u| transport::normalize(u, &self.security).ok())
             .take(MAX_ENDPOINTS)
             .collect();
         urls.sort();

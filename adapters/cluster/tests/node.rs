@@ -4,10 +4,12 @@ use binlog_cluster::cistern_service;
 use binlog_cluster::error::NodeError;
 use binlog_cluster::generated::binlog::cistern_client::CisternClient;
 use binlog_cluster::generated::binlog::pump_client::PumpClient;
-use binlog_cluster::pump_client::{PumpWriter, notify_drainer, open, open_with};
+use binlog_cluster::pump_client::{PullOptions, PumpWriter, notify_drainer, open, open_with};
 use binlog_cluster::pump_service::{self, PullItem, PumpEvent, PumpInbox};
-use binlog_cluster::server;
+use binlog_cluster::server::{self, Grpc};
+use binlog_cluster::tls::Security;
 use binlog_cluster::transport::UNLIMITED_MESSAGE;
+use binlog_cluster::write_call::WriteCalls;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{ClusterId, CommitTs};
 use binlog_core::proto::binlog::{DumpBinlogReq, DumpDdlJobsReq, NotifyReq, Pos, PullBinlogReq, WriteBinlogReq};
@@ -32,14 +34,20 @@ struct Node {
 }
 
 async fn node(limit: usize, credit: u64) -> Node {
+    node_with(limit, credit, true).await
+}
+
+/// `direct`: plain WriteBinlog calls go past the routes, as in a Pump.
+async fn node_with(limit: usize, credit: u64, direct: bool) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (pump, inbox) = pump_service::channel(credit);
     let (cistern, notifies) = cistern_service::channel();
     let http = axum::Router::new().route("/status", axum::routing::get(|| async { "fine" }));
     let (stop, stopped) = oneshot::channel();
+    let writes = direct.then(|| WriteCalls::new(pump.clone(), limit));
     let routes = Routes::new(pump.service(limit)).add_service(cistern.service());
-    let served = tokio::spawn(server::serve(listener, routes, http, async {
+    let served = tokio::spawn(server::serve(listener, Grpc { routes, writes }, http, async {
         let _ = stopped.await;
     }));
     Node { address, inbox, notifies, stop, served }
@@ -71,17 +79,45 @@ fn code_and_text(e: NodeError) -> (Code, String) {
 
 #[tokio::test]
 async fn writes() {
-    let node = node(UNLIMITED_MESSAGE, 1000).await;
-    let mut lengths = acknowledge(node.inbox);
-    let writer = PumpWriter::connect(&node.address).await.unwrap();
-    writer.write(CLUSTER, Bytes::new()).await.unwrap();
-    assert_eq!(lengths.recv().await, Some(0));
-    // Far above tonic's own default of 4 MiB.
-    writer.write(CLUSTER, Bytes::from(vec![7; 20 << 20])).await.unwrap();
-    assert_eq!(lengths.recv().await, Some(20 << 20));
-    // A refusal is UNKNOWN with the text that peers match on.
-    let e = writer.write(ClusterId::new(8), Bytes::new()).await.unwrap_err();
-    assert_eq!(code_and_text(e), (Code::Unknown, "cluster ID are mismatch, 8 vs 7".to_owned()));
+    for direct in [true, false] {
+        let node = node_with(UNLIMITED_MESSAGE, 1000, direct).await;
+        let mut lengths = acknowledge(node.inbox);
+        let writer = PumpWriter::connect(&node.address).await.unwrap();
+        writer.write(CLUSTER, Bytes::new()).await.unwrap();
+        assert_eq!(lengths.recv().await, Some(0));
+        // Far above tonic's own default of 4 MiB.
+        writer.write(CLUSTER, Bytes::from(vec![7; 20 << 20])).await.unwrap();
+        assert_eq!(lengths.recv().await, Some(20 << 20));
+        // A refusal is UNKNOWN with the text that peers match on.
+        let e = writer.write(ClusterId::new(8), Bytes::new()).await.unwrap_err();
+        assert_eq!(code_and_text(e), (Code::Unknown, "cluster ID are mismatch, 8 vs 7".to_owned()));
+        // What does not decode says the same on both ways, and so does a reply on the wire.
+        let reply = raw_call(&node.address, &[0, 0, 0, 0, 2, 0x0f, 0x0f]).await;
+        assert_eq!(reply.code(), Code::Internal);
+        assert_eq!(reply.message(), "failed to decode Protobuf message: invalid wire type value: 7");
+    }
+}
+
+/// A WriteBinlog call with this body, prefix and all.
+async fn raw_call(address: &str, body: &'static [u8]) -> tonic::Status {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}/binlog.Pump/WriteBinlog"))
+        .header("content-type", "application/grpc")
+        .body(http_body_util::Full::new(Bytes::from_static(body)))
+        .unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    let headers = response.headers().clone();
+    let collected = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+    connection.abort();
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let status = tonic::Status::from_header_map(&headers).or_else(|| tonic::Status::from_header_map(&trailers));
+    status.expect("a status in the headers or behind the message")
 }
 
 #[tokio::test]
@@ -155,7 +191,7 @@ async fn pull_with_credit_plain_and_gzip() {
                 // As the machine does: while there is credit.
                 while left > 0 && next < 106 {
                     let length = if next == 10 { 6 << 20 } else { 100_000 };
-                    open.as_ref().unwrap().send(item(next, length)).unwrap();
+                    open.as_ref().unwrap().send(vec![item(next, length)]).unwrap();
                     left -= i64::try_from(length).unwrap();
                     next += 1;
                 }
@@ -195,7 +231,7 @@ async fn compression_is_answered_in_kind() {
         let reply = client.pull_binlogs(request).await.unwrap();
         assert_eq!(reply.metadata().get("grpc-encoding").map(|v| v.to_str().unwrap()), want);
         let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
-        items.send(item(6, 1000)).unwrap();
+        items.send(vec![item(6, 1000)]).unwrap();
         items.end(Ok(()));
         let entity = reply.into_inner().message().await.unwrap().unwrap().entity.unwrap();
         assert_eq!(entity.payload.len(), 1000);
@@ -224,7 +260,7 @@ async fn a_consumer_that_goes_away_is_reported() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(items.send(item(6, 1)).is_err());
+    assert!(items.send(vec![item(6, 1)]).is_err());
 }
 
 /// A host that vanishes without a reset: the connection stands, nothing comes any more.
@@ -244,10 +280,11 @@ async fn a_silently_dead_pump_is_noticed() {
         }
     });
     let short = std::time::Duration::from_millis(300);
-    let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, false, (short, short)).await.unwrap();
+    let options = PullOptions { keep_alive: (short, short), ..PullOptions::default() };
+    let mut stream = open_with(&address, CLUSTER, CommitTs::ZERO, options).await.unwrap();
     let first = tokio::spawn(async move { (stream.next().await, stream) });
     let Some(PumpEvent::PullOpen { items, .. }) = node.inbox.recv().await else { panic!("not opened") };
-    items.send(item(6, 10)).unwrap();
+    items.send(vec![item(6, 10)]).unwrap();
     let (first, mut stream) = first.await.unwrap();
     assert_eq!(first.unwrap().unwrap().len(), 10);
     freeze.send(()).unwrap();
@@ -279,7 +316,7 @@ async fn notify_and_the_obsolete_calls() {
         node.notifies.recv().await.unwrap().send(Ok(())).unwrap();
         node.notifies.recv().await.unwrap().send(Err("registry is away".to_owned())).unwrap();
     });
-    notify_drainer(&address).await.unwrap();
+    notify_drainer(&address, &Security::plaintext()).await.unwrap();
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let mut client = CisternClient::new(channel);
     let status = client.notify(NotifyReq {}).await.unwrap_err();
@@ -288,7 +325,7 @@ async fn notify_and_the_obsolete_calls() {
     let mut stream = client.dump_binlog(DumpBinlogReq::default()).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().is_none());
     assert!(client.dump_ddl_jobs(DumpDdlJobsReq::default()).await.unwrap().into_inner().ddljobs.is_empty());
-    assert!(matches!(notify_drainer("no address").await, Err(NodeError::Address(_))));
+    assert!(matches!(notify_drainer("no address", &Security::plaintext()).await, Err(NodeError::Address(_))));
 }
 
 async fn http1(address: &str, request: &str) -> String {

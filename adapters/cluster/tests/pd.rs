@@ -224,7 +224,7 @@ async fn who_is_not_there_is_named() {
     let e = PdClient::connect(&["http://127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]).await.err().unwrap();
     assert!(e.to_string().contains("127.0.0.1:1") && e.to_string().contains("127.0.0.1:2"), "{e}");
     let e = PdClient::connect(&["https://pd:2379".to_owned()]).await.err().unwrap();
-    assert!(e.to_string().contains("TLS is not supported yet"), "{e}");
+    assert!(e.to_string().contains("https needs TLS"), "{e}");
     // A cluster that is not bootstrapped.
     let cluster = Cluster::start().await;
     cluster.set_members(pdpb::GetMembersResponse::decode(&b""[..]).unwrap());

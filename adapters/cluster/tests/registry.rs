@@ -179,3 +179,39 @@ async fn nobody_there() {
     assert!(Registry::new(&[]).is_err());
     assert!(Registry::new(&["https://pd:2379".to_owned()]).is_err());
 }
+
+/// Trap T10: the entry of a node carries its token; whoever finds another's does not write.
+#[tokio::test]
+async fn an_entry_that_another_process_wrote_is_left_alone() {
+    let etcd = Etcd::start();
+    let registry = Registry::new(&[etcd.url()]).unwrap();
+    etcd.ready(&registry).await;
+    let entry = |token: Option<&str>, max| NodeStatus {
+        token: token.map(ToOwned::to_owned),
+        ..status("pump-1", NodeState::Online, max)
+    };
+    let (mine, kind) = (entry(Some("me-2"), 5), NodeKind::Pump);
+    let token = async || registry.get(kind, "pump-1").await.unwrap().and_then(|entry| entry.token);
+    // Nothing there, our own, one without a token (the original's, or rewritten by a tool).
+    registry.put_own(kind, &mine, None).await.unwrap();
+    registry.put_own(kind, &mine, None).await.unwrap();
+    registry.put(kind, &entry(None, 1)).await.unwrap();
+    registry.put_own(kind, &mine, None).await.unwrap();
+    assert_eq!(token().await.as_deref(), Some("me-2"));
+    // Another's: also an earlier life of the same directory, unless it is the one that is taken over.
+    for theirs in ["you-1", "me-1"] {
+        registry.put(kind, &entry(Some(theirs), 1)).await.unwrap();
+        for over in [None, Some("them-3")] {
+            let error = registry.put_own(kind, &mine, over).await.unwrap_err();
+            assert!(matches!(&error, RegistryError::Claimed { host, .. } if host == "10.0.0.1:8250"), "{error}");
+            assert!(matches!(IoFault::from(error), IoFault::Claimed(text) if text.contains("10.0.0.1:8250")));
+            assert_eq!(token().await.as_deref(), Some(theirs));
+        }
+        registry.put_own(kind, &mine, Some(theirs)).await.unwrap();
+        assert_eq!(token().await.as_deref(), Some("me-2"));
+    }
+    // What nobody can read is replaced: it stops every TiDB.
+    etcd.raw().await.put("/tidb-binlog/v1/pumps/pump-1", "{", None).await.unwrap();
+    registry.put_own(kind, &mine, None).await.unwrap();
+    assert_eq!(token().await.as_deref(), Some("me-2"));
+}

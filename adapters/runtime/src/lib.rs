@@ -14,6 +14,8 @@ pub mod host;
 pub mod logs;
 // A simulated runtime has no processes and signals.
 #[cfg(not(madsim))]
+pub mod memory;
+#[cfg(not(madsim))]
 pub mod process;
 pub mod retry;
 #[cfg(not(madsim))]

@@ -180,7 +180,7 @@ struct Index {
 impl Index {
     fn open(dir: &Path) -> Self {
         let (send, done) = channel();
-        let options = IndexOptions { write_buffer_bytes: 1 << 20, cache_bytes: 1 << 20 };
+        let options = IndexOptions { write_buffer_bytes: 1 << 20, cache_bytes: 1 << 20, ..IndexOptions::default() };
         let port = IndexStore::open(dir, options, move |op, result| drop(send.send((op, result)))).unwrap();
         Self { port, done, next: 0 }
     }

@@ -6,11 +6,14 @@ mod sink;
 mod source;
 
 use anyhow::Context as _;
+use binlog_cluster::cistern_service;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::registry::Registry;
+use binlog_cluster::server::{self, Listeners};
 use binlog_cluster::tikv::TikvClient;
-use binlog_cluster::{cistern_service, server};
+use binlog_cluster::tls::Security;
 use binlog_core::config::drainer::{DrainerSettings, InitialCommitTs, KEYS, MysqlEnvironment};
+use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
 use binlog_core::drainer::config::DrainerConfig;
@@ -48,6 +51,10 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let config = DrainerSettings::from_settings(&settings, &host::default_host(), &env)?;
     let node_id = node_id(&config)?;
     tracing::info!(?config, "configuration");
+    let security = Security::load(config.security.as_ref())?;
+    for key in SecuritySettings::ignored(&settings) {
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+    }
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
     // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).
     let listener =
@@ -56,19 +63,20 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         node_id = node_id.as_str(),
         listen = config.addr,
         advertise = config.advertise_addr,
+        tls = security.is_tls(),
         data_dir = config.data_dir,
         downstream = format!("{}:{}", config.downstream.host, config.downstream.port),
         "drainer starts"
     );
     let pd = tokio::select! {
-        pd = retry::forever("connect to PD", || PdClient::connect(&config.pd_urls)) => pd,
+        pd = retry::forever("connect to PD", || PdClient::connect_with(&config.pd_urls, &security)) => pd,
         signal = signals::shutdown() => {
             tracing::info!(signal = signal?, "got signal to exit.");
             return Ok(0);
         }
     };
     tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
-    let registry = Registry::new(&config.pd_urls)?;
+    let registry = Registry::with_security(&config.pd_urls, &security)?;
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
@@ -83,7 +91,8 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let router = http::router(&node_id, sender.clone(), asker);
-    let serving = tokio::spawn(server::serve(listener, Routes::new(cistern.service()), router, async {
+    let listeners = Listeners { tcp: listener, security: security.clone(), unix: None };
+    let serving = tokio::spawn(server::serve_on(listeners, Routes::new(cistern.service()), router, async {
         let _ = serving_stopped.await;
     }));
     let on_signal = sender.clone();
@@ -103,7 +112,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         tikv: TikvClient::new(pd.clone()),
         registry,
         sink: sink::spawn(mysql, sender.clone()),
-        sources: source::Sources::new(pd.cluster_id(), config.gzip, sender.clone()),
+        sources: source::Sources::new(pd.cluster_id(), config.gzip, security, sender.clone()),
         sender: sender.clone(),
         answerer,
         calls: ports::Calls::default(),

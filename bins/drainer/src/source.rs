@@ -1,7 +1,8 @@
 //! One task per source: pulls from a Pump within the credit that the machine grants.
 
 use crate::ports::Request;
-use binlog_cluster::pump_client;
+use binlog_cluster::pump_client::{self, PullOptions};
+use binlog_cluster::tls::Security;
 use binlog_core::drainer::effect::SourceId;
 use binlog_core::drainer::input::Input;
 use binlog_core::ids::{ClusterId, CommitTs};
@@ -14,7 +15,7 @@ use tokio_stream::StreamExt as _;
 /// The sources that are open.
 pub struct Sources {
     cluster: ClusterId,
-    gzip: bool,
+    options: PullOptions,
     sender: Sender<Input, Request>,
     open: BTreeMap<SourceId, Source>,
 }
@@ -32,17 +33,18 @@ impl Drop for Source {
 }
 
 impl Sources {
-    pub fn new(cluster: ClusterId, gzip: bool, sender: Sender<Input, Request>) -> Self {
-        Self { cluster, gzip, sender, open: BTreeMap::new() }
+    pub fn new(cluster: ClusterId, gzip: bool, security: Security, sender: Sender<Input, Request>) -> Self {
+        let options = PullOptions { gzip, security, ..PullOptions::default() };
+        Self { cluster, options, sender, open: BTreeMap::new() }
     }
 
     pub fn open(&mut self, source: SourceId, addr: String, last: CommitTs, credit: u64) {
         // A stream that ended by itself is not closed by the machine: it opens another one.
         self.open.retain(|_, source| !source.task.is_finished());
         let (granted, grants) = watch::channel(credit);
-        let (cluster, gzip, sender) = (self.cluster, self.gzip, self.sender.clone());
+        let (cluster, options, sender) = (self.cluster, self.options.clone(), self.sender.clone());
         let task = tokio::spawn(async move {
-            let error = pull(source, &addr, cluster, last, gzip, grants, &sender).await.err();
+            let error = pull(source, &addr, cluster, last, options, grants, &sender).await.err();
             sender.complete(Input::SourceClosed { source, error });
         });
         self.open.insert(source, Source { granted, task });
@@ -64,11 +66,11 @@ async fn pull(
     addr: &str,
     cluster: ClusterId,
     last: CommitTs,
-    gzip: bool,
+    options: PullOptions,
     mut grants: watch::Receiver<u64>,
     sender: &Sender<Input, Request>,
 ) -> Result<(), String> {
-    let mut stream = pump_client::open(addr, cluster, last, gzip).await.map_err(|e| e.to_string())?;
+    let mut stream = pump_client::open_with(addr, cluster, last, options).await.map_err(|e| e.to_string())?;
     let mut taken: u64 = 0;
     loop {
         // Not reading is what holds the Pump back: the window of HTTP/2 fills.

@@ -1,25 +1,30 @@
 //! The Pump process: flags, configuration, ports; everything that decides is `binlog_core::pump`.
 
+mod claim;
 mod http;
 mod ports;
 
 use anyhow::Context as _;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::pump_service::{self, PULL_CREDIT, PumpEvent, PumpInbox};
-use binlog_cluster::registry::{NodeKind, Registry};
-use binlog_cluster::server;
+use binlog_cluster::pump_service::{self, PULL_CREDIT};
+use binlog_cluster::registry::Registry;
+use binlog_cluster::server::{self, Grpc, Listeners};
+use binlog_cluster::tls::Security;
+use binlog_cluster::unix_socket::SocketListener;
+use binlog_cluster::write_call::WriteCalls;
 use binlog_core::config::pump::{KEYS, PumpSettings};
+use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
 use binlog_core::ids::NodeId;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::PumpConfig;
+use binlog_core::pump::config::{PumpConfig, StreamMemory};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, process, retry, signals, status};
+use binlog_runtime::{driver, host, memory, process, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
@@ -45,13 +50,21 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(3);
 const MAX_BATCH_BYTES: usize = 4 << 20;
 const MAX_BATCH_RECORDS: usize = 4096;
 
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
+
 fn main() -> ExitCode {
+    memory::give_back_at_once();
     process::run(PROGRAM, run)
 }
 
 async fn run(settings: Settings) -> anyhow::Result<u8> {
     let config = PumpSettings::from_settings(&settings, &host::default_host())?;
     tracing::info!(?config, "configuration");
+    let security = Security::load(config.security.as_ref())?;
+    for key in SecuritySettings::ignored(&settings) {
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+    }
     let dir = Path::new(&config.data_dir);
     create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
@@ -63,46 +76,68 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let identity = DirIdentity::load(dir)?;
     let listener =
         TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let unix = match &config.socket {
+        Some(path) => Some(SocketListener::bind(path).await?),
+        None => None,
+    };
     tracing::info!(
         node_id = node_id.as_str(),
         listen = config.addr,
         advertise = config.advertise_addr,
+        socket = config.socket,
+        tls = security.is_tls(),
         data_dir = config.data_dir,
         "pump starts"
     );
     // From here on a signal ends the process in order, also while PD is away.
     let mut signalled = tokio::spawn(signals::shutdown());
-    let (pd, registry, previous) = tokio::select! {
+    let token = format!("{}-{:016x}", identity.token(), random()?);
+    let (pd, registry, claimed) = tokio::select! {
         biased;
         signal = &mut signalled => {
             say_signal(signal);
             return Ok(0);
         }
-        known = ask_cluster(&config.pd_urls, &node_id) => known?,
+        known = ask_cluster(&config, &security, &node_id, &token) => known?,
     };
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
-    let (handle, pump_inbox) = pump_service::channel(PULL_CREDIT);
-    tokio::spawn(forward(pump_inbox, sender.clone()));
+    let handle = pump_service::connect(PULL_CREDIT, ports::Outlet(sender.clone()));
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
-        if say_signal(signalled.await) {
+        let mut signal = signalled.await;
+        // Whoever sends a second one is impatient: the machine knows what that means.
+        while say_signal(signal) {
             on_signal.complete(Input::Shutdown);
+            signal = Ok(signals::shutdown().await);
         }
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
-    let router = http::router(registry.clone(), pd.clone(), asker);
-    let serving = tokio::spawn(server::serve(listener, Routes::new(handle.service(limit)), router, async {
+    let router = http::router(http::Surface {
+        node_id: node_id.clone(),
+        registry: registry.clone(),
+        pd: pd.clone(),
+        asker,
+        sender: sender.clone(),
+    });
+    let listeners = Listeners { tcp: listener, security, unix };
+    let writes = Some(WriteCalls::new(handle.clone(), limit));
+    let grpc = Grpc { routes: Routes::new(handle.service(limit)), writes };
+    let serving = tokio::spawn(server::serve_on(listeners, grpc, router, async {
         let _ = serving_stopped.await;
     }));
 
+<<<<<<< HEAD
     let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
     if let Some(original) = original {
         machine = machine.with_original(original);
     }
+=======
+    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
+>>>>>>> main
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let mut ports = Ports {
@@ -112,12 +147,22 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         })?,
         pd,
         registry,
+        takes_over: claimed.over,
         sender: sender.clone(),
         answerer,
         calls: ports::Calls::default(),
+        code: 0,
     };
     sender.complete(Input::Start);
-    let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    // On a worker of the runtime, beside the calls that it answers: each hand-over to the main thread would wake it first.
+    let driving = tokio::spawn(async move {
+        let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+        (code, ports, inbox)
+    });
+    let (code, mut ports, inbox) = match driving.await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
     drop(inbox);
@@ -130,13 +175,18 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 }
 
 /// What must be known before the machine starts; waits while PD is away.
-async fn ask_cluster(pd_urls: &[String], node_id: &NodeId) -> anyhow::Result<(PdClient, Registry, Option<NodeStatus>)> {
-    let pd = retry::forever("connect to PD", || PdClient::connect(pd_urls)).await;
+async fn ask_cluster(
+    config: &PumpSettings,
+    security: &Security,
+    node_id: &NodeId,
+    token: &str,
+) -> anyhow::Result<(PdClient, Registry, claim::Claimed)> {
+    let pd_urls = &config.pd_urls;
+    let pd = retry::forever("connect to PD", || PdClient::connect_with(pd_urls, security)).await;
     tracing::info!(cluster_id = pd.cluster_id().raw(), "get cluster id from pd");
-    let registry = Registry::new(pd_urls)?;
-    let entry = || registry.get(NodeKind::Pump, node_id.as_str());
-    let previous = retry::forever("read this node's registry entry", entry).await;
-    Ok((pd, registry, previous))
+    let registry = Registry::with_security(pd_urls, security)?;
+    let claimed = claim::claim(&registry, node_id.as_str(), token, config.heartbeat_ms).await?;
+    Ok((pd, registry, claimed))
 }
 
 /// Says which signal came; `false` when signals cannot be waited for.
@@ -154,6 +204,7 @@ fn machine_config(
     node_id: NodeId,
     pd: &PdClient,
     identity: &DirIdentity,
+    token: String,
     previous: Option<&NodeStatus>,
 ) -> anyhow::Result<PumpConfig> {
     let previous = previous.map(|status| status.state);
@@ -164,22 +215,25 @@ fn machine_config(
         advertise_addr: config.advertise_addr.clone(),
         cluster: pd.cluster_id(),
         node_uuid: identity.uuid,
-        token: identity.token(),
-        seed: getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?,
+        token,
+        seed: random()?,
         segment_bytes: config.segment_bytes,
         max_batch_bytes: MAX_BATCH_BYTES,
         max_batch_records: MAX_BATCH_RECORDS,
         sync_log: config.sync_log,
         fake_interval_ms: config.fake_interval_ms,
+        fake_on_demand_ms: config.fake_on_demand_ms,
         heartbeat_ms: config.heartbeat_ms,
         stop_write_at_available_space: config.stop_write_bytes,
         max_payload_bytes: usize::try_from(config.max_message_bytes)?,
         previous,
         wiped_directory_tso_needed: registered,
+        stream_memory: StreamMemory::default(),
         gc: config.gc,
     })
 }
 
+<<<<<<< HEAD
 /// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
 /// never wait.
 async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
@@ -199,6 +253,24 @@ async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
             }
         }
     }
+=======
+fn random() -> anyhow::Result<u64> {
+    getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
+}
+
+/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
+fn refuse_original(dir: &Path) -> anyhow::Result<()> {
+    for name in ["value", "kv"] {
+        let path = dir.join(name);
+        anyhow::ensure!(
+            !path.exists(),
+            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
+             another data-dir",
+            path.display()
+        );
+    }
+    Ok(())
+>>>>>>> main
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {

@@ -3,4 +3,5 @@
 pub mod ddl;
 pub mod item;
 pub mod peek;
+pub mod text;
 pub mod wire;

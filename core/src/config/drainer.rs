@@ -1,5 +1,6 @@
 //! Configuration of a Drainer (spec drainer 8).
 
+use super::security::SecuritySettings;
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls};
 use crate::drainer::filter::Filter;
@@ -73,10 +74,10 @@ pub const KEYS: &[Key] = &[
     Key::new("syncer.enable-detect", "enable-detect", Kind::Bool, NoEffect(ONE_CONNECTION), "no effect yet"),
     Key::new("syncer.disable-detect", "disable-detect", Kind::Bool, NoEffect(ONE_CONNECTION), "no effect yet"),
     Key::new("syncer.load-schema-snapshot", "load-schema-snapshot", Kind::Bool, NotYet, "start from a schema snapshot"),
-    Key::new("security.ssl-ca", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-cert", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-key", "", Kind::Text, NotYet, ""),
-    Key::new("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
+    Key::new("security.ssl-ca", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-cert", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-key", "", Kind::Text, Honoured, ""),
+    Key::new("security.cert-allowed-cn", "", Kind::TextList, Honoured, ""),
     Key::new("syncer.sql-mode", "", Kind::Text, Honoured, ""),
     Key::new("syncer.ignore-txn-commit-ts", "", Kind::IntList, Honoured, ""),
     Key::new("syncer.replicate-do-db", "", Kind::TextList, NotYet, ""),
@@ -164,6 +165,8 @@ pub struct DrainerSettings {
     pub node_id: Option<NodeId>,
     pub data_dir: String,
     pub pd_urls: Vec<String>,
+    /// `None`: no TLS.
+    pub security: Option<SecuritySettings>,
     pub detect_interval_ms: u64,
     pub initial_commit_ts: InitialCommitTs,
     pub gzip: bool,
@@ -212,10 +215,11 @@ impl DrainerSettings {
             0 => 5,
             n => n,
         };
+        let security = SecuritySettings::from_settings(s)?;
         Ok(Self {
             node_id,
             data_dir: s.non_empty("data-dir").unwrap_or("data.drainer").to_owned(),
-            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("http://127.0.0.1:2379"))
+            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("127.0.0.1:2379"), security.is_some())
                 .map_err(|e| s.wrong("pd-urls", e))?,
             detect_interval_ms: detect.saturating_mul(1000),
             initial_commit_ts: initial_commit_ts(s)?,
@@ -227,6 +231,7 @@ impl DrainerSettings {
             ignore_txn_commit_ts: ignored_commits(s)?,
             accept_offline_pumps: accepted_pumps(s)?,
             downstream: downstream(s, env)?,
+            security,
             addr,
             advertise_addr,
         })

@@ -6,5 +6,6 @@
 pub mod drainer;
 pub mod duration;
 pub mod pump;
+pub mod security;
 pub mod settings;
 pub mod size;

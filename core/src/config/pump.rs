@@ -1,6 +1,7 @@
 //! Configuration of a Pump (spec pump 6.2).
 
 use super::duration::parse_duration_ms;
+use super::security::{SecuritySettings, parse_socket};
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls, parse_size};
 use crate::ids::NodeId;
@@ -19,7 +20,7 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "host:port that peers connect to (default: addr)",
     ),
-    Key::new("socket", "socket", Kind::Text, NotYet, "unix socket to listen on besides"),
+    Key::new("socket", "socket", Kind::Text, Honoured, "unix socket to listen on besides, as unix:///path"),
     Key::new("pd-urls", "pd-urls", Kind::Text, Honoured, "comma list of PD addresses (default http://127.0.0.1:2379)"),
     Key::new(
         "data-dir",
@@ -57,6 +58,13 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "seconds between fake binlogs when idle (default 3)",
     ),
+    Key::new(
+        "fake-on-demand-interval",
+        "fake-on-demand-interval",
+        Kind::Int,
+        Honoured,
+        "milliseconds between fake binlogs while a Drainer waits, 0: none (default 100)",
+    ),
     Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
     Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
     Key::new("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
@@ -74,10 +82,10 @@ pub const KEYS: &[Key] = &[
     Key::new("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
     Key::new("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
     Key::new("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("security.ssl-ca", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-cert", "", Kind::Text, NotYet, ""),
-    Key::new("security.ssl-key", "", Kind::Text, NotYet, ""),
-    Key::new("security.cert-allowed-cn", "", Kind::TextList, NotYet, ""),
+    Key::new("security.ssl-ca", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-cert", "", Kind::Text, Honoured, ""),
+    Key::new("security.ssl-key", "", Kind::Text, Honoured, ""),
+    Key::new("security.cert-allowed-cn", "", Kind::TextList, Honoured, ""),
     Key::new("storage.sync-log", "", Kind::Bool, Honoured, ""),
     Key::new("storage.segment-size", "", Kind::Text, Honoured, ""),
     Key::new("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
@@ -92,11 +100,16 @@ pub struct PumpSettings {
     pub addr: String,
     pub advertise_addr: String,
     pub pd_urls: Vec<String>,
+    /// Path of the unix socket.
+    pub socket: Option<String>,
+    /// `None`: no TLS.
+    pub security: Option<SecuritySettings>,
     pub data_dir: String,
     /// As configured; the `.node` file wins when both agree, and a contradiction refuses the start (spec pump 4.2).
     pub node_id: Option<NodeId>,
     pub heartbeat_ms: u64,
     pub fake_interval_ms: u64,
+    pub fake_on_demand_ms: u64,
     pub max_message_bytes: u64,
     pub sync_log: bool,
     pub segment_bytes: u64,
@@ -140,17 +153,21 @@ impl PumpSettings {
             0 => 2,
             n => n,
         };
+        let security = SecuritySettings::from_settings(s)?;
         Ok(Self {
-            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("http://127.0.0.1:2379"))
+            pd_urls: parse_pd_urls(s.non_empty("pd-urls").unwrap_or("127.0.0.1:2379"), security.is_some())
                 .map_err(|e| s.wrong("pd-urls", e))?,
             data_dir: s.non_empty("data-dir").unwrap_or("data.pump").to_owned(),
             node_id,
             heartbeat_ms: heartbeat.saturating_mul(1000),
             fake_interval_ms: s.at_least("gen-binlog-interval", 1, 3)?.saturating_mul(1000),
+            fake_on_demand_ms: s.at_least("fake-on-demand-interval", 0, 100)?,
             max_message_bytes: s.at_least("max-message-size", 1, DEFAULT_MAX_MESSAGE)?,
             sync_log: s.bool("storage.sync-log").unwrap_or(true),
             segment_bytes,
             stop_write_bytes: size("storage.stop-write-at-available-space", DEFAULT_STOP_WRITE)?,
+            socket: s.non_empty("socket").map(parse_socket).transpose().map_err(|e| s.wrong("socket", e))?,
+            security,
             gc: GcConfig { keep_ms: keep_ms(s)?, hold: hold(s)?, ..GcConfig::default() },
             addr,
             advertise_addr,
@@ -209,7 +226,7 @@ mod tests {
         assert_eq!(s.addr, "10.0.0.7:8250");
         assert_eq!(s.advertise_addr, s.addr);
         assert_eq!(s.pd_urls, ["http://127.0.0.1:2379"]);
-        assert_eq!((s.heartbeat_ms, s.fake_interval_ms), (2000, 3000));
+        assert_eq!((s.heartbeat_ms, s.fake_interval_ms, s.fake_on_demand_ms), (2000, 3000, 100));
         assert_eq!(s.stop_write_bytes, 10_737_418_240);
         assert!(s.sync_log);
     }
@@ -220,9 +237,12 @@ mod tests {
             ("addr", "nonsense"),
             ("advertise-addr", "0.0.0.0:8250"),
             ("advertise-addr", ":8250"),
+            ("socket", "pump.sock"),
             ("pd-urls", "ftp://x:1"),
+            ("pd-urls", "https://x:1"),
             ("node-id", "a/b"),
             ("gen-binlog-interval", "0"),
+            ("fake-on-demand-interval", "-1"),
             ("heartbeat-interval", "-1"),
             ("max-message-size", "0"),
             ("storage.segment-size", "1 kib"),

@@ -43,15 +43,18 @@ pub fn parse_host_port(text: &str) -> Result<(&str, u16), String> {
     Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
 }
 
-/// Splits and checks a comma list of PD addresses: scheme http, host:port, no path; a bare host:port is taken as http. Sorted.
-pub fn parse_pd_urls(text: &str) -> Result<Vec<String>, String> {
+/// Splits and checks a comma list of PD addresses: scheme `http`, or `https` when `tls` is on; host:port, no path; a bare host:port
+/// gets the scheme that fits. Sorted.
+pub fn parse_pd_urls(text: &str, tls: bool) -> Result<Vec<String>, String> {
+    let scheme = if tls { "https" } else { "http" };
     let mut urls = Vec::new();
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let rest = match part.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(format!("{part:?}: https is not supported yet")),
-            Some((scheme, _)) => {
-                return Err(format!("{part:?}: scheme {scheme:?} is not supported; use http://host:port"));
+            Some((given, rest)) if given == scheme => rest,
+            Some(("https", _)) => return Err(format!("{part:?}: https needs TLS; set security.ssl-ca, or use http")),
+            Some(("http", _)) => return Err(format!("{part:?}: with security.ssl-ca set it must be https")),
+            Some((given, _)) => {
+                return Err(format!("{part:?}: scheme {given:?} is not supported; use {scheme}://host:port"));
             }
             None => part,
         };
@@ -63,10 +66,10 @@ pub fn parse_pd_urls(text: &str) -> Result<Vec<String>, String> {
         if host.is_empty() {
             return Err(format!("{part:?} has no host"));
         }
-        urls.push(format!("http://{rest}"));
+        urls.push(format!("{scheme}://{rest}"));
     }
     if urls.is_empty() {
-        return Err("no PD address given; write http://host:2379".to_owned());
+        return Err(format!("no PD address given; write {scheme}://host:2379"));
     }
     urls.sort();
     urls.dedup();
@@ -97,12 +100,13 @@ mod tests {
 
     #[test]
     fn pd_urls() {
-        assert_eq!(
-            parse_pd_urls("http://b:2379, http://a:1/ ,c:2").unwrap(),
-            ["http://a:1", "http://b:2379", "http://c:2"]
-        );
-        for bad in ["", " , ", "ftp://a:1", "http://a", "http://a:1/x", "http://:1", "a:99999"] {
-            assert!(parse_pd_urls(bad).is_err(), "{bad}");
+        let parsed = parse_pd_urls("http://b:2379, http://a:1/ ,c:2", false);
+        assert_eq!(parsed.unwrap(), ["http://a:1", "http://b:2379", "http://c:2"]);
+        assert_eq!(parse_pd_urls("https://b:2379,a:1", true).unwrap(), ["https://a:1", "https://b:2379"]);
+        for bad in ["", " , ", "ftp://a:1", "http://a", "http://a:1/x", "http://:1", "a:99999", "https://a:1"] {
+            assert!(parse_pd_urls(bad, false).is_err(), "{bad}");
         }
+        assert!(parse_pd_urls("http://a:1", true).unwrap_err().contains("must be https"));
+        assert!(parse_pd_urls("https://a:1", false).unwrap_err().contains("security.ssl-ca"));
     }
 }

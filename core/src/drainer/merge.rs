@@ -110,6 +110,9 @@ impl Collector {
             match (self.by_node.get(&node).copied(), entry.state) {
                 (None, NodeState::Offline) => self.unknown_offline(node, max, checkpoint, accepted, out),
                 (None, state) => self.join(now, node, entry.host, state, checkpoint, out),
+                (Some(key), NodeState::Paused) if canary::is(Canary::RemoveSourceEarly) => {
+                    self.went_offline(key, CommitTs::ZERO, out);
+                }
                 (Some(key), NodeState::Offline) => self.went_offline(key, max, out),
                 (Some(key), state) => self.still_there(now, key, entry.host, state, out),
             }
@@ -277,6 +280,7 @@ impl Collector {
                     item.commit_ts
                 ),
             },
+            None if canary::is(Canary::MergeDropsLate) => return,
             None => Fault::LateItem { pump, commit_ts: item.commit_ts, position: self.position },
         };
         self.end(key, fault, out);
@@ -341,7 +345,7 @@ impl Collector {
             return None;
         }
         let (commit_ts, first) = self.heads.first().copied()?;
-        if commit_ts > confirmed {
+        if commit_ts > confirmed && !canary::is(Canary::MergeDropsLate) {
             return None;
         }
         debug_assert!(commit_ts > self.position, "late items never enter a queue");

@@ -46,6 +46,8 @@ pub struct Applied {
     /// To give back or to let pass in the waiting queue.
     pub places: Vec<Place>,
     pub gc: Option<CommitTs>,
+    /// Entries that are in the index now.
+    pub commits: Vec<(CommitTs, CommitValue)>,
 }
 
 /// A request of the indexer, in the order in which the port must see it.
@@ -82,6 +84,7 @@ struct Applying {
     end: LogPtr,
     watermark: CommitTs,
     gc: Option<CommitTs>,
+    commits: Vec<(CommitTs, CommitValue)>,
     bytes: u64,
     rotated: bool,
 }
@@ -239,7 +242,7 @@ impl Indexer {
         self.flush.rotated |= done.rotated;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(done.bytes);
         ledger.applied(&done.references);
-        Applied { places: done.places, gc: done.gc }
+        Applied { places: done.places, gc: done.gc, commits: done.commits }
     }
 
     /// Places that the apply in flight gives back (a mutation needs it).
@@ -295,6 +298,12 @@ impl Indexer {
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.flush.sync == Sync::Done
+    }
+
+    /// A change is on its way that was judged by the watermark of when it was sent.
+    #[must_use]
+    pub const fn is_applying(&self) -> bool {
+        self.applying.is_some()
     }
 
     /// Everything that is durable in the log has been applied.
@@ -368,7 +377,7 @@ impl Indexer {
             end = batch.end;
         }
         // A sync also covers a watermark that moved since the last apply.
-        let must_store = self.flush.sync == Sync::Wanted && self.stored_watermark != view.watermark;
+        let must_store = self.flush.sync == Sync::Wanted && self.stored_watermark != view.logged;
         let only_flushed_end = self
             .extra
             .iter()
@@ -390,10 +399,10 @@ impl Indexer {
         if end != LogPtr::default() {
             changes.push(put(key::META_INDEXED_END, encode_ptr(end)));
         }
-        changes.push(put(key::META_WATERMARK, encode_u64(view.watermark.raw())));
+        changes.push(put(key::META_WATERMARK, encode_u64(view.logged.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;
-        let Folded { places, references, gc, .. } = folded;
-        Some(Applying { changes, places, references, end, watermark: view.watermark, gc, bytes, rotated })
+        let Folded { places, references, gc, commits, .. } = folded;
+        Some(Applying { changes, places, references, end, watermark: view.logged, gc, commits, bytes, rotated })
     }
 
     fn begin_flush(&mut self, now: MonoTime) -> bool {

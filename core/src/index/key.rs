@@ -35,6 +35,9 @@ pub const META_ORIGINAL: &[u8] = b"meta/original";
 /// The original's own queue had come to this position of its value logs.
 pub const META_ORIGINAL_DECIDED: &[u8] = b"meta/original_decided";
 
+/// Present: this node was asked to go offline and has not been (design 3.5).
+pub const META_CLOSING: &[u8] = b"meta/closing";
+
 const COMMIT: &[u8] = b"commit/";
 const START: &[u8] = b"start/";
 const UNDECIDED: &[u8] = b"undecided/";

@@ -51,7 +51,10 @@ pub enum Arrival {
 /// The parts of the watermark that the fold compares with.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct View {
+    /// W: nothing is inserted at or below it.
     pub watermark: CommitTs,
+    /// The logged part of it, which the index keeps.
+    pub logged: CommitTs,
     pub gc: CommitTs,
 }
 
@@ -68,6 +71,8 @@ pub struct Folded {
     pub freeze: Option<CommitTs>,
     /// The GC point moved here.
     pub gc: Option<CommitTs>,
+    /// Entries of the index that `changes` add.
+    pub commits: Vec<(CommitTs, CommitValue)>,
     /// Commits that entered the index, since the owner took them.
     pub joined: Vec<Joined>,
 }
@@ -212,6 +217,7 @@ impl Ledger {
                 if fact.commit_ts > view.watermark && fact.commit_ts > view.gc {
                     let value = CommitValue::Fake { record: fact.span };
                     out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
+                    out.commits.push((fact.commit_ts, value));
                 } else {
                     self.counters.late_fakes += 1;
                 }
@@ -458,6 +464,7 @@ fn put_commit(fact: &Fact, first: Prewrite, out: &mut Folded) {
     out.changes.push(Change::Put(key::commit(fact.commit_ts), value.encode()));
     let (prewrite, commit) = (first.span.ptr.segment, fact.span.ptr.segment);
     out.joined.push(Joined { prewrite, commit, start_ts: fact.start_ts, commit_ts: fact.commit_ts });
+    out.commits.push((fact.commit_ts, value));
 }
 
 /// Rules 4: stored and acknowledged, never inserted; the watermark stays below it.

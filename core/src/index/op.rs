@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-/// Request to the index port. Carried out one at a time, in order.
+/// Request to the index port. Applies and look-ups are carried out one at a time, in order. Flushes and scans see everything
+/// that was asked for before them; what was asked for later may be done before they are.
 #[derive(Debug, Clone)]
 pub enum IndexOp {
     /// Apply all changes atomically; visible to later operations at once, durable only after a later `Flush` (a crash keeps

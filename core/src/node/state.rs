@@ -13,6 +13,8 @@ pub enum Trigger {
     Pause,
     /// The close action.
     Close,
+    /// The last life was asked to close and had not finished.
+    CloseAgain,
     /// All is drained.
     Drained,
     /// An operator takes back a pending close (trap T20).
@@ -27,7 +29,7 @@ pub const fn next(from: NodeState, trigger: Trigger) -> Option<NodeState> {
         (_, Trigger::Start) => Some(Paused),
         (Paused, Trigger::Ready) => Some(Online),
         (Online, Trigger::Pause) | (Closing, Trigger::Pause) => Some(Pausing),
-        (Online, Trigger::Close) => Some(Closing),
+        (Online, Trigger::Close) | (Paused, Trigger::CloseAgain) => Some(Closing),
         (Pausing, Trigger::Drained) => Some(Paused),
         (Closing, Trigger::Drained) => Some(Offline),
         (Closing, Trigger::Cancel) => Some(Online),
@@ -42,14 +44,14 @@ mod tests {
     #[test]
     fn matrix() {
         use NodeState::{Closing, Offline, Online, Paused, Pausing};
-        let triggers =
-            [Trigger::Start, Trigger::Ready, Trigger::Pause, Trigger::Close, Trigger::Drained, Trigger::Cancel];
+        use Trigger::{Cancel, Close, CloseAgain, Drained, Pause, Ready, Start};
+        let triggers = [Start, Ready, Pause, Close, CloseAgain, Drained, Cancel];
         for (from, want) in [
-            (Online, [Some(Paused), None, Some(Pausing), Some(Closing), None, None]),
-            (Pausing, [Some(Paused), None, None, None, Some(Paused), None]),
-            (Paused, [Some(Paused), Some(Online), None, None, None, None]),
-            (Closing, [Some(Paused), None, Some(Pausing), None, Some(Offline), Some(Online)]),
-            (Offline, [Some(Paused), None, None, None, None, None]),
+            (Online, [Some(Paused), None, Some(Pausing), Some(Closing), None, None, None]),
+            (Pausing, [Some(Paused), None, None, None, None, Some(Paused), None]),
+            (Paused, [Some(Paused), Some(Online), None, None, Some(Closing), None, None]),
+            (Closing, [Some(Paused), None, Some(Pausing), None, None, Some(Offline), Some(Online)]),
+            (Offline, [Some(Paused), None, None, None, None, None, None]),
         ] {
             assert_eq!(triggers.map(|trigger| next(from, trigger)), want, "{from}");
         }

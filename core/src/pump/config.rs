@@ -23,6 +23,8 @@ pub struct PumpConfig {
     pub sync_log: bool,
     /// Idle fakes (spec pump 2.6).
     pub fake_interval_ms: u64,
+    /// At most one fake on demand in so many milliseconds while a stream waits; 0: none (rules 4).
+    pub fake_on_demand_ms: u64,
     pub heartbeat_ms: u64,
     /// Bytes; prewrites are refused at or below it.
     pub stop_write_at_available_space: u64,
@@ -33,7 +35,25 @@ pub struct PumpConfig {
     /// Rules 3: the registry knows this node id as not offline. Where the data directory holds nothing at all, it was wiped, and
     /// a GC point is set first.
     pub wiped_directory_tso_needed: bool,
+    pub stream_memory: StreamMemory,
     pub gc: GcConfig,
+}
+
+/// What is kept in memory for streams that keep up (design 3.3). What is not there is read from index and log.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamMemory {
+    /// Bytes of log.
+    pub tail_bytes: usize,
+    /// Entries of the index.
+    pub entries: usize,
+}
+
+impl Default for StreamMemory {
+    /// Log: a third of a second of a fast disk, enough for every stream that keeps up and, at usual load, for one that was cut off for
+    /// a moment. Entries: about 100 bytes each, seconds of a busy Pump.
+    fn default() -> Self {
+        Self { tail_bytes: 32 << 20, entries: 64 << 10 }
+    }
 }
 
 /// When binlogs are deleted (rules 6, spec pump 3.5).

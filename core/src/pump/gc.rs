@@ -214,7 +214,8 @@ impl Pump {
         let gc = gc.max(self.gc);
         let first = self.first_live(gc);
         let logged = self.log.gc().map_or(SegmentId::ZERO, |(_, first)| first);
-        if gc > self.gc || first > logged {
+        // At zero nothing has ever been old enough.
+        if gc > CommitTs::ZERO && (gc > self.gc || first > logged) {
             self.append_gc(gc, first.max(logged));
         }
     }

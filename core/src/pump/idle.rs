@@ -15,6 +15,8 @@ pub struct Idle {
     asking: bool,
     /// Logged, but the watermark has not reached it: another would not help.
     pending: Option<CommitTs>,
+    /// Largest timestamp accepted when PD was asked: only below that one has PD gone back.
+    asked_above: CommitTs,
     /// Since the last tick, by something that is not our fake.
     moved: bool,
     outage: bool,
@@ -45,8 +47,16 @@ impl Pump {
     pub(super) fn on_fake_timer(&mut self) {
         self.arm_fakes();
         let moved = std::mem::take(&mut self.idle.moved);
-        if !moved && !self.idle.asking && self.idle.pending.is_none() && self.may_store_own() {
+        if !moved {
+            self.request_fake();
+        }
+    }
+
+    /// Asks PD for the timestamp of a logged fake, unless one is on its way.
+    pub(super) fn request_fake(&mut self) {
+        if !self.idle.asking && self.idle.pending.is_none() && self.may_store_own() {
             self.idle.asking = true;
+            self.idle.asked_above = self.max_ts;
             #[cfg(feature = "canary")]
             if crate::canary::is(crate::canary::Canary::FrontierBeforeTsoRequest) {
                 self.idle.reserved = Some(self.sorter.reserve());
@@ -57,12 +67,15 @@ impl Pump {
 
     pub(super) fn on_fake_tso(&mut self, result: Result<Tso, IoFault>) {
         self.idle.asking = false;
+        #[cfg(feature = "canary")]
+        let result = self.wall_clock_instead(result);
         match result {
             Ok(ts) => {
                 self.idle.outage = false;
                 let (start_ts, commit_ts) = (StartTs::new(ts.raw()), CommitTs::new(ts.raw()));
+                // Below what came in since the question: it would not help.
                 if commit_ts <= self.max_ts.max(self.sorter.watermark()) {
-                    if std::mem::replace(&mut self.idle.backwards, true) {
+                    if commit_ts > self.idle.asked_above || std::mem::replace(&mut self.idle.backwards, true) {
                         return;
                     }
                     let text = format!(
@@ -77,6 +90,7 @@ impl Pump {
                     if self.append(record, false, None).is_ok() {
                         self.idle.pending = Some(commit_ts);
                         self.idle.fakes += 1;
+                        self.fake_accepted(commit_ts);
                     }
                 }
             }
@@ -89,6 +103,16 @@ impl Pump {
         }
     }
 
+    /// The mutation: what this host believes PD's clock to be.
+    #[cfg(feature = "canary")]
+    fn wall_clock_instead(&self, result: Result<Tso, IoFault>) -> Result<Tso, IoFault> {
+        if !crate::canary::is(crate::canary::Canary::FakeFromWallClock) {
+            return result;
+        }
+        let ahead = |ts: Tso| Tso::compose(ts.physical_ms().saturating_add(WALL_CLOCK_AHEAD_MS), 0);
+        result.map(ahead)
+    }
+
     /// Whether the Pump may append records of its own.
     pub(super) fn may_store_own(&self) -> bool {
         self.start.is_done()
@@ -98,3 +122,7 @@ impl Pump {
             && self.log.is_ready()
     }
 }
+
+/// A clock that is not synchronised.
+#[cfg(feature = "canary")]
+const WALL_CLOCK_AHEAD_MS: u64 = 500;

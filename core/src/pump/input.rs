@@ -65,8 +65,48 @@ pub enum Input {
     },
     /// An operator asks for a round of GC now (spec pump 5); whether it began is in the status (`collector.triggered`).
     TriggerGc,
-    /// Stop: refuse prewrites, drain, register as paused, then `Effect::Stopped`.
+    /// An operator's wish (spec pump 5, `PUT /state`); answered by `Effect::ActionReply`.
+    Action {
+        call: u64,
+        action: Action,
+    },
+    /// The record with this start_ts (a P) or commit_ts is wanted (spec pump 5, `/debug/binlog`); answered by
+    /// `Effect::BinlogRead`.
+    ReadBinlog {
+        call: u64,
+        ts: u64,
+    },
+    /// A signal to stop: refuse prewrites, drain, register as paused, then `Effect::Stopped`. While closing it takes the wish to
+    /// go offline back.
     Shutdown,
     /// A deadline may have passed.
     Tick,
+}
+
+/// What an operator may ask of a running Pump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Stop, registered as `paused`.
+    Pause,
+    /// Go offline: serve until every Drainer has everything, then stop, registered as `offline`.
+    Close,
+    /// Take back a close that is not complete.
+    Cancel,
+}
+
+impl Action {
+    /// As in `PUT /state/{nodeID}/{action}`.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Pause, Self::Close, Self::Cancel].into_iter().find(|action| action.name() == name)
+    }
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Close => "close",
+            Self::Cancel => "cancel",
+        }
+    }
 }

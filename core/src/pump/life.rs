@@ -1,13 +1,17 @@
-//! The node's life: registration, heartbeat, shutdown (spec pump 4.4–4.6, traps T9, T19, T21).
+//! The node's life: registration, heartbeat, operators' actions, shutdown (spec pump 4.4–4.6, traps T9, T10, T19, T21); going
+//! offline is `offline`'s.
 //!
 //! A Pump becomes visible as `paused`, tells every online Drainer if it was offline or unknown before, and only then turns
 //! `online`. That it has not told them yet is kept in the index, durable before the entry appears, so that a crash in between
-//! does not forget it.
+//! does not forget it. The entry always shows what this machine is, and is refreshed until the final state is written; when it
+//! carries another life's token, somebody else claims the id: this process stops without writing it again.
 
 use super::effect::{Effect, Level};
+use super::input::Action;
 use super::machine::Pump;
 use super::outbox::{Timer, Waiting};
-use crate::fault::IoFault;
+use crate::canary::{self, Canary};
+use crate::fault::{Fault, IoFault};
 use crate::ids::{CommitTs, OpId, SegmentId};
 use crate::index::key;
 use crate::index::op::Change;
@@ -27,6 +31,14 @@ pub struct Life {
     notify_marked: bool,
     /// The data directory is new under a node id that is not: set a GC point first (rules 3).
     gc_point_needed: bool,
+    /// The last life was asked to go offline and had not finished.
+    must_close: bool,
+    /// The index says so.
+    closing_marked: bool,
+    /// State in the registry before this life.
+    previous: Option<NodeState>,
+    /// Another process claims our id: the registry is not ours to write.
+    evicted: bool,
     /// State in the registry as of the last acknowledged write of this life.
     registered: Option<NodeState>,
     /// State of the write in flight.
@@ -39,8 +51,9 @@ pub struct Life {
     give_up: bool,
 }
 
+/// How far this life has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Recovering,
     /// A timestamp of PD, then its `Gc` record, make the GC point.
     GcPoint(Option<CommitTs>),
@@ -52,6 +65,8 @@ enum Phase {
     /// that is away then would hold up.
     Unmarking,
     Serving,
+    /// Going offline: see `offline`.
+    Closing,
     Draining,
     FinalSync,
     Deregistering,
@@ -67,6 +82,10 @@ impl Life {
             must_notify: matches!(previous, None | Some(NodeState::Offline)),
             notify_marked: false,
             gc_point_needed: false,
+            must_close: previous == Some(NodeState::Closing),
+            closing_marked: false,
+            previous,
+            evicted: false,
             registered: None,
             writing: None,
             write_again: false,
@@ -77,7 +96,10 @@ impl Life {
     }
 
     /// What the index says.
-    pub fn loaded(&mut self, gc_point_needed: bool, notify_marked: bool) {
+    pub fn loaded(&mut self, gc_point_needed: bool, notify_marked: bool, closing: bool) {
+        // A Pump that reached `offline` and is started again has had its wish.
+        self.closing_marked = closing;
+        self.must_close |= closing && !matches!(self.previous, None | Some(NodeState::Offline));
         self.gc_point_needed = gc_point_needed;
         self.notify_marked = notify_marked;
         self.must_notify |= notify_marked;
@@ -101,10 +123,11 @@ impl Life {
 
     /// Text of "no online: …"; `None`: prewrites are welcome.
     #[must_use]
-    pub const fn not_online(&self, recovered: bool) -> Option<&'static str> {
+    pub fn not_online(&self, recovered: bool) -> Option<&'static str> {
         match (recovered, self.state) {
             (false, _) => Some("starting"),
             (true, NodeState::Online) => None,
+            (true, NodeState::Pausing | NodeState::Closing) if canary::is(Canary::AcceptWhenPausing) => None,
             (true, other) => Some(other.as_str()),
         }
     }
@@ -126,7 +149,26 @@ impl Life {
         matches!(self.phase, Phase::FinalSync | Phase::Deregistering | Phase::Stopped)
     }
 
-    fn go(&mut self, trigger: Trigger) {
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) const fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Notes whether the index holds the wish to close; what it held before.
+    pub(super) const fn set_closing_mark(&mut self, marked: bool) -> bool {
+        std::mem::replace(&mut self.closing_marked, marked)
+    }
+
+    /// What the registry shows, as far as this life knows.
+    #[must_use]
+    pub const fn registered(&self) -> Option<NodeState> {
+        self.registered
+    }
+
+    pub(super) fn go(&mut self, trigger: Trigger) {
         if let Some(next) = state::next(self.state, trigger) {
             self.state = next;
         }
@@ -147,7 +189,8 @@ impl Pump {
                 }
                 Phase::Marking if self.indexer.is_synced() => self.register(),
                 Phase::Registering if self.life.registered == Some(NodeState::Paused) => self.registered_paused(),
-                Phase::Unmarking if self.indexer.is_synced() || self.read_only.is_some() => self.turn_online(),
+                Phase::Unmarking if self.indexer.is_synced() || self.read_only.is_some() => self.serve(),
+                Phase::Closing if self.step_closing() => self.drain(),
                 Phase::Draining if self.is_drained() || self.life.give_up => self.final_sync(),
                 Phase::FinalSync if self.indexer.is_synced() || self.life.give_up => self.deregister(),
                 Phase::Deregistering if self.life.registered == Some(self.life.state) || self.life.give_up => {
@@ -248,6 +291,17 @@ impl Pump {
             self.life.phase = Phase::Notifying;
             self.out.notify_drainers();
         } else {
+            self.serve();
+        }
+    }
+
+    /// The Drainers know this node: it serves, or goes on closing.
+    fn serve(&mut self) {
+        if self.life.must_close {
+            self.close_again();
+        } else {
+            // A wish that was fulfilled long ago, or taken back.
+            self.forget_closing();
             self.turn_online();
         }
     }
@@ -311,6 +365,9 @@ impl Pump {
 
     /// Writes the registry entry; one write at a time, the newest state last.
     pub(super) fn write_status(&mut self) {
+        if self.life.evicted {
+            return;
+        }
         if self.life.writing.is_some() {
             self.life.write_again = true;
             return;
@@ -328,6 +385,9 @@ impl Pump {
             let seconds = self.now.millis_since(since) / 1000;
             ts.raw().saturating_add(seconds.saturating_mul(1000) << Tso::LOGICAL_BITS)
         });
+        // With `offline` goes what the Drainers were waited for; before that, what a restart will know again.
+        let target = self.offline.target().filter(|_| self.life.state == NodeState::Offline);
+        let max_commit_ts = target.unwrap_or_else(|| self.sorter.logged());
         let signed = |raw: u64| i64::try_from(raw).unwrap_or(i64::MAX);
         NodeStatus {
             node_id: self.config.node_id.as_str().to_owned(),
@@ -336,7 +396,7 @@ impl Pump {
             is_alive: false,
             score: 0,
             label: serde_json::Value::Null,
-            max_commit_ts: signed(self.sorter.watermark().raw()),
+            max_commit_ts: signed(max_commit_ts.raw()),
             update_ts: signed(update_ts),
             token: Some(self.config.token.clone()),
         }
@@ -359,6 +419,7 @@ impl Pump {
                     self.write_status();
                 }
             }
+            Err(IoFault::Claimed(who)) => self.evict(who),
             Err(error) => {
                 if !std::mem::replace(&mut self.life.registry_outage, true) {
                     let text = format!("the registry entry could not be written ({error}): trying again");
@@ -386,14 +447,57 @@ impl Pump {
         }
     }
 
+    /// Another process registered under our id: what was acknowledged is brought to an end, and the entry is left to it.
+    fn evict(&mut self, who: String) {
+        self.out.fault(Fault::Claimed(who));
+        self.life.evicted = true;
+        self.timers.cancel(Timer::Registry);
+        if self.life.is_stopping() {
+            self.life.give_up |= self.life.phase == Phase::Deregistering;
+        } else {
+            self.life.go(Trigger::Pause);
+            self.drain();
+        }
+    }
+
+    /// An operator's action: only what the table allows, and only once this node serves (spec pump 4.5).
+    pub(super) fn on_action(&mut self, call: u64, action: Action) {
+        match (action, self.life.phase) {
+            (Action::Pause, Phase::Serving) if self.life.state == NodeState::Online => {
+                self.on_shutdown();
+                self.out.effect(Effect::ActionReply { call, result: Ok(()) });
+            }
+            (Action::Close, Phase::Serving) if self.life.state == NodeState::Online => self.close(call),
+            (Action::Cancel, Phase::Closing) => self.cancel_closing(call),
+            (Action::Pause | Action::Close | Action::Cancel, _) => {
+                self.out.effect(Effect::ActionReply { call, result: Err(self.life.state) });
+            }
+        }
+    }
+
+    /// A signal, or the pause action.
     pub(super) fn on_shutdown(&mut self) {
         if self.life.is_stopping() {
+            // The registry is waited for without a limit when going offline, unless somebody is impatient.
+            if self.life.phase == Phase::Deregistering && !self.timers.is_set(Timer::StopLimit) {
+                self.timers.set(Timer::StopLimit, self.now.plus_millis(REGISTRY_MS));
+            }
             return;
+        }
+        if self.life.phase == Phase::Closing {
+            self.forget_closing();
+            let text = "a signal came while going offline: that is taken back, this pump stops as paused".to_owned();
+            self.out.notice(Level::Warn, text);
         }
         self.life.go(Trigger::Pause);
         if self.life.registered.is_some() {
             self.write_status();
         }
+        self.drain();
+    }
+
+    /// Prewrites are refused from now on; what is under way comes to its end.
+    fn drain(&mut self) {
         self.life.phase = Phase::Draining;
         self.timers.set(Timer::StopLimit, self.now.plus_millis(DRAIN_MS));
     }
@@ -432,11 +536,16 @@ impl Pump {
         self.life.phase = Phase::Deregistering;
         self.life.go(Trigger::Drained);
         // Never registered in this life: the entry, if any, stays what it was.
-        self.life.give_up = self.life.registered.is_none() && self.life.writing.is_none();
+        let unknown = self.life.registered.is_none() && self.life.writing.is_none();
+        self.life.give_up = unknown || self.life.evicted;
+        self.timers.cancel(Timer::StopLimit);
         if !self.life.give_up {
             self.life.registered = None;
             self.write_status();
-            self.timers.set(Timer::StopLimit, self.now.plus_millis(REGISTRY_MS));
+            // Whoever waits for `offline` must see it: an entry left at `closing` would close again at the next start.
+            if self.life.state != NodeState::Offline {
+                self.timers.set(Timer::StopLimit, self.now.plus_millis(REGISTRY_MS));
+            }
         }
     }
 }

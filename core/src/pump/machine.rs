@@ -7,20 +7,33 @@
 //! | `index::{ledger, indexer}` | what the records mean, what is indexed when (rules 1, 3) |
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
+<<<<<<< HEAD
 //! | `recover`, `original` | the order of the start, data directories of the original |
 //! | `life`, `idle` | registry, shutdown; fakes |
+=======
+//! | `recover` | the order of the start |
+//! | `life`, `offline` | registry, shutdown; going offline |
+//! | `idle`, `demand` | fakes: logged, and while a stream waits |
+//! | `inspect` | look-ups of single binlogs |
+>>>>>>> main
 //! | `gc` | the GC point, which segments go (rules 6) |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
 //! *written* with `sync-log = false`); the watermark moves only when an index batch was applied.
 
 use super::config::PumpConfig;
+use super::demand::Demand;
 use super::effect::{Effect, Level};
 use super::gc::Collector;
 use super::idle::Idle;
 use super::input::Input;
+use super::inspect::Inspect;
 use super::life::Life;
+<<<<<<< HEAD
 use super::original::TakeOver;
+=======
+use super::offline::Offline;
+>>>>>>> main
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
@@ -62,7 +75,10 @@ pub struct Pump {
     pub(super) start: Start,
     pub(super) take_over: TakeOver,
     pub(super) life: Life,
+    pub(super) offline: Offline,
     pub(super) idle: Idle,
+    pub(super) demand: Demand,
+    pub(super) inspect: Inspect,
     pub(super) collector: Collector,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
@@ -108,12 +124,15 @@ impl Pump {
             sorter: Sorter::new(CommitTs::ZERO, None),
             unsynced: Unsynced::default(),
             space,
-            pull: Pull::default(),
+            pull: Pull::new(config.stream_memory),
             parked: Vec::new(),
             start: Start::Idle,
             take_over: TakeOver::default(),
             life: Life::new(config.previous),
+            offline: Offline::default(),
             idle: Idle::default(),
+            demand: Demand::default(),
+            inspect: Inspect::default(),
             collector: Collector::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
@@ -139,8 +158,9 @@ impl Pump {
         }
     }
 
-    fn on_write(&mut self, write: WriteId, cluster_id: u64, payload: Bytes) {
-        let gate = Gate {
+    /// What a write is judged by now.
+    fn gate(&self) -> Gate<'_> {
+        Gate {
             cluster: self.config.cluster,
             not_online: self.life.not_online(self.start.is_done()),
             starting: !self.start.is_done() || !self.life.has_gc_point(),
@@ -150,8 +170,21 @@ impl Pump {
             busy: self.busy(),
             full: self.full(),
             max_payload_bytes: self.config.max_payload_bytes.min(MAX_PAYLOAD),
-        };
-        let result = match write::decide(&gate, cluster_id, &payload) {
+        }
+    }
+
+    /// What a client's probe would be told: for `/health`.
+    #[must_use]
+    pub fn refuses_writes(&self) -> Option<String> {
+        let gate = self.gate();
+        match write::decide(&gate, self.config.cluster.raw(), &[]) {
+            Decision::Reject(reject) => Some(reject.to_string()),
+            Decision::Probe | Decision::Append { .. } => gate.busy.map(|what| Reject::Busy(what).to_string()),
+        }
+    }
+
+    fn on_write(&mut self, write: WriteId, cluster_id: u64, payload: Bytes) {
+        let result = match write::decide(&self.gate(), cluster_id, &payload) {
             Decision::Reject(reject) => Err(reject),
             Decision::Probe => Ok(()),
             Decision::Append { kind, peek } => match self.append_client(write, kind, &peek, payload) {
@@ -269,7 +302,10 @@ impl Pump {
                 self.acknowledge(writes);
                 self.indexer.durable(seq);
             }
-            LogEvent::Read { token, result } => self.pull.read_done(token, result, &mut self.out),
+            LogEvent::Run { token, result } => self.pull.read_done(token, result),
+            LogEvent::Read { token, result } => {
+                self.inspect_read(token, &result);
+            }
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
     }
@@ -298,20 +334,22 @@ impl Pump {
 
     fn on_index(&mut self, op: OpId, result: Result<IndexReply, IoFault>) {
         let is_index = |why| {
-            !matches!(
+            matches!(
                 why,
-                Waiting::TsoForStatus
-                    | Waiting::TsoForGc
-                    | Waiting::TsoForFake
-                    | Waiting::TsoForCollect
-                    | Waiting::Status
-                    | Waiting::Notify
-                    | Waiting::DrainersForGc
-                    | Waiting::DrainersForOffline
+                Waiting::Meta
+                    | Waiting::LoadUndecided
+                    | Waiting::LoadStarts
+                    | Waiting::LoadCommits
+                    | Waiting::Lookup(_)
+                    | Waiting::Apply
+                    | Waiting::Flush
+                    | Waiting::Scan(_)
+                    | Waiting::Inspect(_)
             )
         };
         let Some(why) = self.out.complete(op, is_index) else { return };
         match (why, result) {
+            (Waiting::Inspect(call), result) => self.inspect_found(call, result),
             (Waiting::Scan(stream), result) => self.pull.scanned(stream, result, &mut self.out),
             (Waiting::Lookup(batch), Ok(IndexReply::Values(values))) => {
                 self.index_works();
@@ -383,6 +421,7 @@ impl Pump {
 
     fn on_applied(&mut self) {
         let applied = self.indexer.applied(&mut self.ledger);
+        self.pull.live.applied(applied.commits);
         for place in applied.places {
             self.sorter.release(place);
             self.sorter.pass(place);
@@ -395,8 +434,11 @@ impl Pump {
     }
 
     pub(super) fn move_watermark(&mut self) {
-        if let Some(watermark) = self.sorter.advance() {
-            self.idle.watermark_moved(watermark);
+        let before = self.sorter.logged();
+        let _ = self.sorter.advance();
+        let logged = self.sorter.logged();
+        if logged > before {
+            self.idle.watermark_moved(logged);
         }
     }
 
@@ -407,6 +449,8 @@ impl Pump {
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
+        self.advance_demand();
+        self.answer_actions();
     }
 
     pub(super) fn settle_indexer(&mut self) {
@@ -427,7 +471,7 @@ impl Pump {
         if self.timers.is_set(Timer::IndexRetry) {
             return None;
         }
-        let view = View { watermark: self.sorter.watermark(), gc: self.gc };
+        let view = View { watermark: self.sorter.watermark(), logged: self.sorter.logged(), gc: self.gc };
         let mut faults = Vec::new();
         let sorter = &mut self.sorter;
         let request = self.indexer.poll(&mut self.ledger, view, self.now, &mut faults, &mut |ts| sorter.freeze(ts));
@@ -472,6 +516,9 @@ impl Pump {
                 Timer::Registry => self.write_status(),
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
+                // `settle` asks.
+                Timer::Demand => {}
+                Timer::Closing => self.on_closing_timer(),
                 Timer::Gc => self.on_gc_timer(),
             }
         }
@@ -479,7 +526,14 @@ impl Pump {
 
     fn on_tso(&mut self, op: OpId, result: Result<Tso, IoFault>) {
         let is_tso = |why| {
-            matches!(why, Waiting::TsoForStatus | Waiting::TsoForGc | Waiting::TsoForFake | Waiting::TsoForCollect)
+            matches!(
+                why,
+                Waiting::TsoForStatus
+                    | Waiting::TsoForGc
+                    | Waiting::TsoForFake
+                    | Waiting::TsoForDemand
+                    | Waiting::TsoForCollect
+            )
         };
         let Some(why) = self.out.complete(op, is_tso) else { return };
         if let Ok(ts) = result {
@@ -488,6 +542,7 @@ impl Pump {
         match why {
             Waiting::TsoForGc => self.on_gc_tso(result),
             Waiting::TsoForFake => self.on_fake_tso(result),
+            Waiting::TsoForDemand => self.on_demand_tso(result),
             Waiting::TsoForCollect => self.on_collect_tso(result),
             _ => {}
         }
@@ -496,8 +551,10 @@ impl Pump {
     /// Routes to GC and to going offline; a late answer is ignored.
     fn on_drainers(&mut self, op: OpId, result: Result<Vec<NodeStatus>, IoFault>) {
         let is_list = |why| matches!(why, Waiting::DrainersForGc | Waiting::DrainersForOffline);
-        if self.out.complete(op, is_list) == Some(Waiting::DrainersForGc) {
-            self.on_collect_drainers(result);
+        match self.out.complete(op, is_list) {
+            Some(Waiting::DrainersForOffline) => self.on_drainers_for_offline(result),
+            Some(Waiting::DrainersForGc) => self.on_collect_drainers(result),
+            _ => {}
         }
     }
 
@@ -553,6 +610,8 @@ impl Machine for Pump {
             Input::DrainersDone { op, result } => self.on_drainers(op, result),
             Input::Space { available, capacity } => self.on_space(available, capacity),
             Input::TriggerGc => self.on_trigger_gc(),
+            Input::Action { call, action } => self.on_action(call, action),
+            Input::ReadBinlog { call, ts } => self.read_binlog(call, ts),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),
         }
@@ -568,6 +627,7 @@ impl Machine for Pump {
             // It may have asked for the next segment, which has to be made first.
             return self.out.poll();
         };
+        self.pull.tail.push(&sealed);
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
         if let Some(request) = request {
@@ -585,7 +645,7 @@ impl Machine for Pump {
         self.ledger.check();
         self.indexer.check();
         self.sorter.check();
-        self.pull.check(self.sorter.watermark());
+        self.pull.check(self.sorter.watermark(), &self.log);
         assert!(
             self.indexer.indexed_end() <= self.log.durable_end() || !self.start.is_done() || self.read_only.is_some(),
             "indexed beyond what is durable"

@@ -1,18 +1,27 @@
 //! The Pump's machine (design 3).
 
 pub mod config;
+mod demand;
 pub mod effect;
 pub mod gc;
 mod idle;
 pub mod input;
+mod inspect;
 mod life;
+mod live;
 pub mod machine;
+<<<<<<< HEAD
 pub mod original;
+=======
+pub mod offline;
+>>>>>>> main
 mod outbox;
-mod pull;
+pub mod pull;
 mod recover;
 pub mod space;
 pub mod status;
+mod stream;
+mod tail;
 pub mod write;
 
 #[cfg(test)]

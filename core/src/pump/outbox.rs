@@ -45,6 +45,9 @@ pub enum Waiting {
     TsoForCollect,
     Status,
     Notify,
+    TsoForDemand,
+    /// Entries of the index for `/debug/binlog`, by call.
+    Inspect(u64),
     /// Entries of the Drainers, for GC.
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
@@ -63,6 +66,11 @@ pub enum Timer {
     Registry,
     Notify,
     StopLimit,
+    /// The next fake on demand.
+    Demand,
+    /// The next step of going offline.
+    Closing,
+    /// The next round of GC.
     Gc,
 }
 

@@ -1,84 +1,80 @@
 //! PullBinlogs: streams of items in commit order (rules 5, spec pump 1.5).
 //!
-//! A stream has a cursor and credit in bytes. When the watermark is ahead of what was scanned, one index scan fetches the next
-//! entries up to the watermark of that moment (below it the index never changes); the P records are read with bounded
-//! bytes in flight, and items leave strictly in order. Everything is driven by events: the watermark moved, credit came, an
-//! operation completed. Only entries at or below the watermark are read, and those are durable.
+//! A stream has a cursor and credit in bytes. One that keeps up is fed from memory: the entries of the index that were applied
+//! last (`live`) and the bytes of the log that were written last (`tail`). One that is behind scans the index up to the watermark of
+//! that moment (below it the index never changes) and reads the log ahead. Items leave strictly in order. Everything is driven
+//! by events: the watermark moved, credit came, an operation completed; only streams that something happened to are looked at. Only
+//! entries at or below the watermark are used, and those are durable.
+//!
+//! Memory per stream: at most its credit (`stream` holds within it), and about a thousand entries. A slow consumer holds that
+//! much and holds nobody back.
 
-use super::effect::{Effect, Level};
+use super::config::StreamMemory;
+use super::effect::{Effect, Level, StreamItem};
+use super::live::Live;
 use super::outbox::{Outbox, Waiting};
-use crate::binlog::item;
+use super::stream::{Next, Piece, SCAN_ITEMS, Stream};
+use super::tail::Tail;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault, Reject};
-use crate::ids::{CommitTs, LogPtr, StartTs, StreamId};
+use crate::ids::{CommitTs, StreamId};
 use crate::index::key;
 use crate::index::op::{IndexOp, IndexReply};
-use crate::index::value::{CommitValue, Span};
-use crate::vlog::log::Log;
-use crate::vlog::record::{Record, RecordKind};
-use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use crate::vlog::log::{Log, Run};
+use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pull {
     streams: BTreeMap<StreamId, Stream>,
+    /// Streams that something happened to.
+    ready: BTreeSet<StreamId>,
     /// Reads in flight by token.
-    reads: BTreeMap<u64, Read>,
+    reads: BTreeMap<u64, (StreamId, Piece)>,
     next_token: u64,
+    /// As of the last look at all streams.
+    watermark: CommitTs,
+    pub live: Live,
+    pub tail: Tail,
+    pub counters: Counters,
+}
+
+/// For status and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
     pub items_sent: u64,
     pub bytes_sent: u64,
-}
-
-#[derive(Debug)]
-struct Stream {
-    /// The last commit_ts that was sent, or where the stream began.
-    sent: CommitTs,
-    /// Everything up to here is in `items` or was sent.
-    scanned: CommitTs,
-    /// Upper end of the scan in flight.
-    scanning: Option<CommitTs>,
-    credit: i64,
-    items: VecDeque<Item>,
-    /// Number of the first item in `items`.
-    first: u64,
-    /// Items before this number were asked for.
-    asked: u64,
-    /// Bytes of records that were asked for and not sent yet.
-    held: u64,
-}
-
-#[derive(Debug)]
-struct Item {
-    start_ts: StartTs,
-    commit_ts: CommitTs,
-    prewrite: Part,
-    /// `None`: C holds nothing that the item needs.
-    commit: Option<Part>,
-    bytes: u64,
-}
-
-#[derive(Debug)]
-enum Part {
-    Stored(Span),
-    Have(Bytes),
-}
-
-/// Records that an item needs: its P, and C where that is needed too (`true`).
-type Wanted = [Option<(Span, bool)>; 2];
-
-#[derive(Debug, Clone, Copy)]
-struct Read {
-    stream: StreamId,
-    item: u64,
-    is_commit: bool,
+    /// Scans of the index: a stream was behind what is in memory.
+    pub scans: u64,
+    /// Reads of the log, and their bytes.
+    pub reads: u64,
+    pub bytes_read: u64,
+    /// Streams that ended because a record could not be read.
+    pub broken: u64,
+    /// Streams that were refused or ended because GC passed their cursor.
+    pub below_gc: u64,
 }
 
 impl Pull {
+    #[must_use]
+    pub fn new(memory: StreamMemory) -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            reads: BTreeMap::new(),
+            next_token: 0,
+            watermark: CommitTs::ZERO,
+            live: Live::new(memory.entries),
+            tail: Tail::new(memory.tail_bytes),
+            counters: Counters::default(),
+        }
+    }
+
     /// A Drainer asks for everything above `last`; the caller has checked the cluster id, and knows the GC point.
     pub fn open(&mut self, stream: StreamId, last: CommitTs, credit: u64, gc: CommitTs, out: &mut Outbox) {
         let refuse = if self.streams.contains_key(&stream) || self.streams.len() >= MAX_STREAMS {
             Some(Reject::Busy("too many streams"))
         } else if last != CommitTs::ZERO && last < gc && !canary::is(Canary::StreamJumpsToG) {
+            self.counters.below_gc += 1;
             Some(Reject::BelowGc { last, gc })
         } else {
             None
@@ -87,43 +83,20 @@ impl Pull {
             out.effect(Effect::StreamEnd { stream, result: Err(reject) });
             return;
         }
-        let from = last.max(gc);
         let credit = i64::try_from(credit).unwrap_or(i64::MAX);
-        let fresh = Stream {
-            sent: from,
-            scanned: from,
-            scanning: None,
-            credit,
-            items: VecDeque::new(),
-            first: 0,
-            asked: 0,
-            held: 0,
-        };
-        self.streams.insert(stream, fresh);
+        self.streams.insert(stream, Stream::new(last.max(gc), credit));
+        self.ready.insert(stream);
     }
 
-    pub fn credit(&mut self, stream: StreamId, bytes: u64) {
-        if let Some(stream) = self.streams.get_mut(&stream) {
+    pub fn credit(&mut self, id: StreamId, bytes: u64) {
+        if let Some(stream) = self.streams.get_mut(&id) {
             stream.credit = stream.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.ready.insert(id);
         }
     }
 
     pub fn closed(&mut self, stream: StreamId) {
         self.streams.remove(&stream);
-    }
-
-    /// Ends every stream that still needs something at or below `gc`: it is about to go, and nothing is ever skipped. Returns how many.
-    pub fn end_below(&mut self, gc: CommitTs, out: &mut Outbox) -> usize {
-        let below = |stream: &Stream| {
-            let behind = if stream.items.is_empty() { stream.scanned } else { stream.sent };
-            (behind < gc).then_some(stream.sent)
-        };
-        let ended: Vec<_> = self.streams.iter().filter_map(|(id, stream)| Some((*id, below(stream)?))).collect();
-        for (stream, last) in &ended {
-            self.streams.remove(stream);
-            out.effect(Effect::StreamEnd { stream: *stream, result: Err(Reject::BelowGc { last: *last, gc }) });
-        }
-        ended.len()
     }
 
     /// The Pump stops: every stream ends cleanly.
@@ -133,17 +106,36 @@ impl Pull {
         }
     }
 
-    #[must_use]
-    pub fn len(&self) -> usize {
+    /// Ends every stream that still needs something at or below `gc`: it may be gone, and nothing is ever skipped. Returns how
+    /// many.
+    pub fn end_below(&mut self, gc: CommitTs, out: &mut Outbox) -> usize {
+        let behind = |stream: &Stream| stream.sent < gc && !stream.is_at_end(gc);
+        let below: Vec<_> = self.streams.iter().filter(|(_, s)| behind(s)).map(|(id, s)| (*id, s.sent)).collect();
+        for (stream, last) in &below {
+            self.streams.remove(stream);
+            self.counters.below_gc += 1;
+            out.effect(Effect::StreamEnd { stream: *stream, result: Err(Reject::BelowGc { last: *last, gc }) });
+        }
+        below.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
         self.streams.len()
+    }
+
+    /// A consumer was sent everything up to the watermark and could take more: only a larger watermark helps it (rules 4).
+    #[must_use]
+    pub fn is_waiting(&self, watermark: CommitTs) -> bool {
+        self.streams.values().any(|stream| stream.credit > 0 && stream.is_at_end(watermark))
     }
 
     /// Answer to a scan.
     pub fn scanned(&mut self, id: StreamId, result: Result<IndexReply, IoFault>, out: &mut Outbox) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Some(through) = stream.scanning.take() else { return };
+        self.ready.insert(id);
         let fault = match result {
-            Ok(IndexReply::Pairs(pairs)) => match stream.take(&pairs, through) {
+            Ok(IndexReply::Pairs(pairs)) => match stream.take_scanned(&pairs, through) {
                 Ok(()) => return,
                 Err(text) => Fault::Index(text),
             },
@@ -154,77 +146,95 @@ impl Pull {
     }
 
     /// Answer to a read.
-    pub fn read_done(&mut self, token: u64, result: Result<Record, Fault>, out: &mut Outbox) {
-        let Some(read) = self.reads.remove(&token) else { return };
-        let Some(stream) = self.streams.get_mut(&read.stream) else { return };
-        let index = read.item.checked_sub(stream.first).and_then(|index| usize::try_from(index).ok());
-        let Some(item) = index.and_then(|index| stream.items.get_mut(index)) else { return };
-        let (part, wanted) = if read.is_commit {
-            (item.commit.as_mut(), [RecordKind::Commit, RecordKind::VerdictCommit])
-        } else {
-            (Some(&mut item.prewrite), [RecordKind::Prewrite, RecordKind::Prewrite])
-        };
-        let Some(part) = part else { return };
-        let Part::Stored(span) = part else { return };
-        match result {
-            Ok(record) if wanted.contains(&record.kind) && record.start_ts == item.start_ts => {
-                *part = Part::Have(record.payload);
-            }
-            Ok(record) => {
-                let what = format!(
-                    "the index names a record of start_ts {} here, found {:?} of start_ts {}",
-                    item.start_ts, record.kind, record.start_ts
-                );
-                let LogPtr { segment, offset } = span.ptr;
-                self.fail(read.stream, Fault::LogDamaged { segment, offset, what }, out);
-            }
-            Err(fault) => self.fail(read.stream, fault, out),
+    pub fn read_done(&mut self, token: u64, result: Result<Run, Fault>) {
+        let Some((id, piece)) = self.reads.remove(&token) else { return };
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.take_piece(&piece, result);
+            self.ready.insert(id);
         }
     }
 
-    /// Does what every stream can do now.
+    /// Does what the streams can do now.
     pub fn advance(&mut self, watermark: CommitTs, log: &mut Log, out: &mut Outbox) {
-        let Self { streams, reads, next_token, items_sent, bytes_sent } = self;
-        for (id, stream) in streams {
-            loop {
-                while stream.credit > 0
-                    && let Some((number, spans)) = stream.next_reads()
-                {
-                    for (span, is_commit) in spans.into_iter().flatten() {
-                        *next_token += 1;
-                        reads.insert(*next_token, Read { stream: *id, item: number, is_commit });
-                        log.read(span.ptr, span.len, *next_token, &mut out.log_ops());
-                    }
-                }
-                // What is sent makes room for the next reads.
-                let Some(bytes) = stream.send_one(*id, out) else { break };
-                *items_sent += 1;
-                *bytes_sent = bytes_sent.saturating_add(bytes);
-            }
-            if stream.credit <= 0 {
-                continue;
-            }
-            if stream.scanning.is_none() && stream.scanned < watermark && stream.items.len() < SCAN_BELOW {
-                let (from, to) = key::commit_range(stream.scanned, watermark);
-                stream.scanning = Some(watermark);
-                out.index(Waiting::Scan(*id), IndexOp::Scan { from, to, limit: SCAN_ITEMS });
+        if watermark != self.watermark {
+            self.watermark = watermark;
+            self.ready.extend(self.streams.keys().copied());
+        }
+        while let Some(id) = self.ready.pop_first() {
+            if let Err(fault) = self.advance_one(id, log, out) {
+                self.fail(id, fault, out);
             }
         }
     }
 
-    pub fn check(&self, watermark: CommitTs) {
+    fn advance_one(&mut self, id: StreamId, log: &mut Log, out: &mut Outbox) -> Result<(), Fault> {
+        let Self { streams, reads, next_token, live, tail, counters, watermark, .. } = self;
+        let Some(stream) = streams.get_mut(&id) else { return Ok(()) };
+        let watermark = *watermark;
+        let mut batch = Vec::new();
+        let broken = loop {
+            if stream.wants_entries() && stream.scanned < watermark && live.covers(stream.scanned) {
+                let after = stream.scanned;
+                stream.take_live(live.range(after, watermark), watermark);
+            }
+            stream.look_ahead(tail, log);
+            while let Some(piece) = stream.next_piece() {
+                *next_token += 1;
+                counters.reads += 1;
+                counters.bytes_read = counters.bytes_read.saturating_add(piece.len.into());
+                log.read_run(piece.ptr, piece.len, *next_token, &mut out.log_ops());
+                reads.insert(*next_token, (id, piece));
+            }
+            let before = batch.len();
+            let broken = loop {
+                match stream.next() {
+                    Next::Item(item, bytes) => {
+                        counters.items_sent += 1;
+                        counters.bytes_sent = counters.bytes_sent.saturating_add(bytes);
+                        batch.push(item);
+                    }
+                    Next::Wait => break None,
+                    Next::Broken(fault) => break Some(fault),
+                }
+            };
+            // What was sent makes room for more.
+            if broken.is_some() || batch.len() == before {
+                break broken;
+            }
+            send(id, &mut batch, MAX_ITEMS, out);
+        };
+        if broken.is_none()
+            && let Some((item, bytes)) = stream.fake(watermark)
+        {
+            counters.items_sent += 1;
+            counters.bytes_sent = counters.bytes_sent.saturating_add(bytes);
+            batch.push(item);
+        }
+        send(id, &mut batch, 1, out);
+        if let Some(fault) = broken {
+            return Err(fault);
+        }
+        if stream.wants_entries() && stream.scanned < watermark && !live.covers(stream.scanned) {
+            let (from, to) = key::commit_range(stream.scanned, watermark);
+            stream.scanning = Some(watermark);
+            counters.scans += 1;
+            out.index(Waiting::Scan(id), IndexOp::Scan { from, to, limit: SCAN_ITEMS });
+        }
+        Ok(())
+    }
+
+    pub fn check(&self, watermark: CommitTs, log: &Log) {
         assert!(self.streams.len() <= MAX_STREAMS, "streams are limited");
         for stream in self.streams.values() {
-            assert!(stream.sent <= stream.scanned, "sent beyond what was scanned");
-            assert!(stream.items.is_empty() || stream.scanned <= watermark, "scanned beyond the watermark");
-            let order = stream.items.iter().zip(stream.items.iter().skip(1));
-            assert!(order.into_iter().all(|(a, b)| a.commit_ts < b.commit_ts), "items are in order");
-            assert!(stream.items.front().is_none_or(|item| item.commit_ts > stream.sent), "items are above the cursor");
+            stream.check(watermark, log);
         }
+        self.live.check();
+        self.tail.check();
     }
 
     fn fail(&mut self, stream: StreamId, fault: Fault, out: &mut Outbox) {
         let Some(ended) = self.streams.remove(&stream) else { return };
+        self.counters.broken += 1;
         let text = fault.to_string();
         // A Drainer comes back every second and meets the same damage: said once, counted each time.
         if out.repeat_fault(&fault) {
@@ -237,102 +247,14 @@ impl Pull {
     }
 }
 
-impl Stream {
-    /// Takes scanned entries; `through` is the watermark up to which was scanned.
-    fn take(&mut self, pairs: &[(Bytes, Bytes)], through: CommitTs) -> Result<(), String> {
-        for (raw, value) in pairs {
-            let commit_ts = key::parse_commit(raw).map_err(|e| e.to_string())?;
-            if commit_ts <= self.scanned || commit_ts > through {
-                return Err(format!("a scan of ({}, {through}] returned commit_ts {commit_ts}", self.scanned));
-            }
-            let value = CommitValue::decode(value).map_err(|e| format!("commit/{commit_ts}: {e}"))?;
-            self.items.push_back(Item::of(commit_ts, value));
-            self.scanned = commit_ts;
-        }
-        if pairs.len() < SCAN_ITEMS {
-            self.scanned = through;
-        }
-        Ok(())
-    }
-
-    /// The next item whose records are to be read, within the limit of bytes; a single larger one is let through.
-    fn next_reads(&mut self) -> Option<(u64, Wanted)> {
-        let index = usize::try_from(self.asked.checked_sub(self.first)?).ok()?;
-        let item = self.items.get(index)?;
-        if self.held > 0 && self.held.saturating_add(item.bytes) > MAX_HELD_BYTES {
-            return None;
-        }
-        let span = |part: &Part, is_commit| match part {
-            Part::Stored(span) => Some((*span, is_commit)),
-            Part::Have(_) => None,
-        };
-        let reads = [span(&item.prewrite, false), item.commit.as_ref().and_then(|part| span(part, true))];
-        self.held = self.held.saturating_add(item.bytes);
-        let number = self.asked;
-        self.asked += 1;
-        Some((number, reads))
-    }
-
-    /// Sends the next item if it is complete and there is credit; its bytes.
-    fn send_one(&mut self, id: StreamId, out: &mut Outbox) -> Option<u64> {
-        if self.credit <= 0 || self.asked == self.first || !self.items.front().is_some_and(Item::is_complete) {
-            return None;
-        }
-        let item = self.items.pop_front()?;
-        assert!(item.commit_ts > self.sent, "a stream goes forward only");
-        self.first += 1;
-        self.held = self.held.saturating_sub(item.bytes);
-        self.sent = item.commit_ts;
-        let (start_ts, commit_ts) = (item.start_ts.raw().cast_signed(), item.commit_ts);
-        let payload = item.payload()?;
-        let bytes = payload.iter().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum::<u64>();
-        self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
-        out.effect(Effect::StreamItem { stream: id, start_ts, commit_ts, payload });
-        Some(bytes)
+/// Sends what was collected, once it is `least` items.
+fn send(stream: StreamId, batch: &mut Vec<StreamItem>, least: usize, out: &mut Outbox) {
+    if batch.len() >= least {
+        out.effect(Effect::StreamItems { stream, items: std::mem::take(batch) });
     }
 }
 
-impl Item {
-    fn of(commit_ts: CommitTs, value: CommitValue) -> Self {
-        match value {
-            CommitValue::Commit { start_ts, prewrite, commit, unknown_fields } => {
-                let commit = (unknown_fields || canary::is(Canary::AppendWholeC)).then_some(commit);
-                let bytes = u64::from(prewrite.len) + commit.map_or(0, |span| u64::from(span.len));
-                Self { start_ts, commit_ts, prewrite: Part::Stored(prewrite), commit: commit.map(Part::Stored), bytes }
-            }
-            CommitValue::Fake { .. } => {
-                let payload = item::fake(commit_ts.tso());
-                let start_ts = StartTs::new(commit_ts.raw());
-                Self { start_ts, commit_ts, prewrite: Part::Have(payload), commit: None, bytes: 0 }
-            }
-        }
-    }
-
-    fn is_complete(&self) -> bool {
-        let have = |part: &Part| matches!(part, Part::Have(_));
-        have(&self.prewrite) && self.commit.as_ref().is_none_or(have)
-    }
-
-    /// Rules 5: P's bytes, then `tp` and `commit_ts` and what C has that we do not know.
-    fn payload(self) -> Option<[Bytes; 2]> {
-        let Part::Have(prewrite) = self.prewrite else { return None };
-        if self.start_ts.raw() == self.commit_ts.raw() {
-            return Some([prewrite, Bytes::new()]);
-        }
-        let unknown = match self.commit {
-            Some(Part::Have(commit)) if canary::is(Canary::AppendWholeC) => commit,
-            Some(Part::Have(commit)) => item::unknown_fields(&commit),
-            _ => Bytes::new(),
-        };
-        Some([prewrite, item::commit_suffix(self.commit_ts, &unknown)])
-    }
-}
-
-/// A cluster has a handful of Drainers; each stream holds up to `MAX_HELD_BYTES`.
+/// A cluster has a handful of Drainers; each stream holds up to its credit.
 const MAX_STREAMS: usize = 64;
-/// Entries fetched by one scan.
-const SCAN_ITEMS: usize = 256;
-/// Scan again when fewer entries than this are left.
-const SCAN_BELOW: usize = 128;
-/// Bytes of records per stream between read and sent: enough to keep a disk busy; one larger item is let through alone.
-const MAX_HELD_BYTES: u64 = 4 << 20;
+/// Items that are handed over at once: the consumer begins while the rest is prepared.
+const MAX_ITEMS: usize = 256;

@@ -2,7 +2,12 @@
 
 use super::gc::GcStatus;
 use super::machine::Pump;
+<<<<<<< HEAD
 use super::original::OriginalStatus;
+=======
+use super::offline::ClosingStatus;
+use super::pull;
+>>>>>>> main
 use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
@@ -25,6 +30,8 @@ pub struct PumpStatus {
     pub flushed: LogPtr,
     /// Everything up to here can be pulled.
     pub watermark: CommitTs,
+    /// The part of it that a restart knows again: GC and going offline go by it.
+    pub logged_watermark: CommitTs,
     pub gc: CommitTs,
     pub undecided: usize,
     /// The prewrite that has held the watermark back longest, and for how many milliseconds.
@@ -35,7 +42,18 @@ pub struct PumpStatus {
     pub streams: usize,
     pub items_sent: u64,
     pub bytes_sent: u64,
+    /// How the streams were fed.
+    pub pull: pull::Counters,
+    /// Log in memory, for streams that keep up.
+    pub tail_bytes: usize,
+    /// Logged fakes of this life.
     pub fakes: u64,
+    /// Fakes that only moved the watermark in memory.
+    pub fakes_on_demand: u64,
+    /// What going offline waits for.
+    pub closing: Option<ClosingStatus>,
+    /// Why prewrites are refused; `null`: they are accepted.
+    pub refuses_writes: Option<String>,
     pub space_available: u64,
     pub space_writable: bool,
     pub space: SpaceStatus,
@@ -64,15 +82,21 @@ impl Pump {
             indexed: self.indexer.indexed_end(),
             flushed: self.indexer.flushed_end(),
             watermark: self.sorter.watermark(),
+            logged_watermark: self.sorter.logged(),
             gc: self.gc,
             undecided: self.sorter.undecided(),
             oldest_undecided: self.sorter.oldest().map(|(ts, since)| (ts, self.now.millis_since(since))),
             frozen_below: self.sorter.frozen(),
             unindexed_bytes: self.indexer.waiting_bytes(),
             streams: self.pull.len(),
-            items_sent: self.pull.items_sent,
-            bytes_sent: self.pull.bytes_sent,
+            items_sent: self.pull.counters.items_sent,
+            bytes_sent: self.pull.counters.bytes_sent,
+            pull: self.pull.counters,
+            tail_bytes: self.pull.tail.bytes(),
             fakes: self.idle.fakes,
+            fakes_on_demand: self.demand.fakes,
+            closing: self.closing_status(),
+            refuses_writes: self.refuses_writes(),
             space_available: self.space.available,
             space_writable: self.space.writable,
             space: self.space.status(),

@@ -5,6 +5,9 @@
 //! been given back or has passed; W is the largest x that passed. The owner calls `advance` only when an index batch was
 //! applied, so W stands still while a batch is on its way.
 //!
+//! Besides W there is the *logged* watermark: the largest timestamp that passed and is in the log. Fakes on demand move W in
+//! memory only (rules 4); what must survive a restart (the index, GC, going offline) goes by the logged one.
+//!
 //! Bounded: neighbours that may pass are merged, so the queue holds at most about two entries for each undecided P and each
 //! timestamp on its way to the index; the owner refuses prewrites beyond a limit.
 
@@ -23,20 +26,30 @@ pub struct Sorter {
     next: u64,
     undecided: usize,
     watermark: CommitTs,
+    /// The part of W that a restart knows again; never above W.
+    logged: CommitTs,
     /// W stays below this (rules 4: a commit that could not be paired, or came too late).
     frozen: Option<CommitTs>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Entry {
-    Prewrite { start_ts: StartTs, since: MonoTime },
-    Mark { ts: CommitTs, ready: bool },
+    Prewrite {
+        start_ts: StartTs,
+        since: MonoTime,
+    },
+    /// `logged`: the largest logged timestamp in it, zero when none is.
+    Mark {
+        ts: CommitTs,
+        logged: CommitTs,
+        ready: bool,
+    },
 }
 
 impl Sorter {
     #[must_use]
     pub const fn new(watermark: CommitTs, frozen: Option<CommitTs>) -> Self {
-        Self { queue: BTreeMap::new(), next: 0, undecided: 0, watermark, frozen }
+        Self { queue: BTreeMap::new(), next: 0, undecided: 0, watermark, logged: watermark, frozen }
     }
 
     /// A prewrite was accepted now (or, at recovery, loaded in log order).
@@ -47,7 +60,14 @@ impl Sorter {
 
     /// A timestamp was received; it may become W once `pass` was called and everything before it is gone.
     pub fn push_mark(&mut self, ts: CommitTs) -> Place {
-        self.push(Entry::Mark { ts, ready: false })
+        self.push(Entry::Mark { ts, logged: ts, ready: false })
+    }
+
+    /// A timestamp was received that is not logged (a fake on demand): nothing of it has to become durable, so it passes as soon
+    /// as everything before it is gone.
+    pub fn push_unlogged(&mut self, ts: CommitTs) {
+        let place = self.push(Entry::Mark { ts, logged: CommitTs::ZERO, ready: false });
+        self.pass(place);
     }
 
     /// The prewrite at this place is decided (or was a repetition). Places that are gone already are ignored.
@@ -79,9 +99,10 @@ impl Sorter {
         let before = self.watermark;
         while let Some(first) = self.queue.first_entry() {
             match *first.get() {
-                Entry::Mark { ts, ready: true } if self.frozen.is_none_or(|limit| ts < limit) => {
+                Entry::Mark { ts, logged, ready: true } if self.frozen.is_none_or(|limit| ts < limit) => {
                     first.remove();
                     self.watermark = self.watermark.max(ts);
+                    self.logged = self.logged.max(logged);
                 }
                 Entry::Prewrite { .. } if canary::is(Canary::WatermarkIgnoresWaiting) => {
                     first.remove();
@@ -104,6 +125,12 @@ impl Sorter {
     #[must_use]
     pub const fn watermark(&self) -> CommitTs {
         self.watermark
+    }
+
+    /// The watermark as far as it is in the log.
+    #[must_use]
+    pub const fn logged(&self) -> CommitTs {
+        self.logged
     }
 
     #[must_use]
@@ -141,6 +168,7 @@ impl Sorter {
     pub fn check(&self) {
         let prewrites = self.queue.values().filter(|entry| matches!(entry, Entry::Prewrite { .. })).count();
         assert_eq!(prewrites, self.undecided, "undecided prewrites are counted");
+        assert!(self.logged <= self.watermark, "what is logged is part of W");
         assert!(self.frozen.is_none_or(|limit| self.watermark < limit), "W stays below the frozen limit");
         assert!(self.queue.last_key_value().is_none_or(|(place, _)| place.0 < self.next), "places rise");
         let ready = |entry: &Entry| matches!(entry, Entry::Mark { ready: true, .. });
@@ -158,7 +186,7 @@ impl Sorter {
     /// Puts a timestamp where a place was reserved.
     #[cfg(feature = "canary")]
     pub fn push_mark_at(&mut self, place: Place, ts: CommitTs) -> Place {
-        self.queue.insert(place, Entry::Mark { ts, ready: false });
+        self.queue.insert(place, Entry::Mark { ts, logged: ts, ready: false });
         place
     }
 
@@ -171,13 +199,15 @@ impl Sorter {
 
     /// Two timestamps with nothing between them that both may pass act as the larger one at the later place.
     fn merge_before(&mut self, place: Place) {
-        let Some(Entry::Mark { ts, ready: true }) = self.queue.get(&place).copied() else { return };
-        let Some((before, Entry::Mark { ts: earlier, ready: true })) = self.queue.range(..place).next_back() else {
+        let Some(Entry::Mark { ts, logged, ready: true }) = self.queue.get(&place).copied() else { return };
+        let Some((before, Entry::Mark { ts: earlier, logged: stored, ready: true })) =
+            self.queue.range(..place).next_back()
+        else {
             return;
         };
-        let (before, ts) = (*before, ts.max(*earlier));
+        let (before, ts, logged) = (*before, ts.max(*earlier), logged.max(*stored));
         self.queue.remove(&before);
-        self.queue.insert(place, Entry::Mark { ts, ready: true });
+        self.queue.insert(place, Entry::Mark { ts, logged, ready: true });
     }
 }
 
@@ -255,6 +285,29 @@ mod tests {
         ] {
             assert_eq!(published(script), want, "{script}");
         }
+    }
+
+    #[test]
+    fn fakes_on_demand_move_only_what_is_in_memory() {
+        let at = |sorter: &Sorter| (sorter.watermark().raw(), sorter.logged().raw());
+        let mut sorter = Sorter::new(CommitTs::new(3), None);
+        assert_eq!(at(&sorter), (3, 3));
+        sorter.push_unlogged(CommitTs::new(7));
+        let _ = sorter.advance();
+        assert_eq!(at(&sorter), (7, 3));
+        // Behind an undecided prewrite it waits, merged with its neighbours.
+        let p = sorter.push_prewrite(StartTs::new(8), MonoTime::ZERO);
+        sorter.push_unlogged(CommitTs::new(9));
+        let mark = sorter.push_mark(CommitTs::new(11));
+        sorter.push_unlogged(CommitTs::new(12));
+        sorter.pass(mark);
+        sorter.check();
+        let _ = sorter.advance();
+        assert_eq!((at(&sorter), sorter.len()), ((7, 3), 2));
+        sorter.release(p);
+        let _ = sorter.advance();
+        sorter.check();
+        assert_eq!(at(&sorter), (12, 11));
     }
 
     #[test]

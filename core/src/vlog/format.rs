@@ -184,6 +184,14 @@ pub(super) fn decode_record(seal: Seal, offset: u64, bytes: &Bytes) -> Result<Re
     Ok(Record { kind, start_ts, commit_ts, payload })
 }
 
+/// Kind, timestamps and payload length of the record that begins `bytes`, unchecked: for bytes that never left memory.
+pub(super) fn decode_record_header(bytes: &[u8]) -> Option<(RecordKind, StartTs, CommitTs, usize)> {
+    let mut take = Take(bytes);
+    let kind = RecordKind::from_raw(take.u8()?)?;
+    let (start_ts, commit_ts) = (StartTs::new(take.u64()?), CommitTs::new(take.u64()?));
+    Some((kind, start_ts, commit_ts, usize::try_from(take.u32()?).ok()?))
+}
+
 /// Payload of [`RecordKind::SegmentStart`]: what lies before this segment. Bytes of `previous` beyond `previous_end` are
 /// never read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

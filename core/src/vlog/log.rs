@@ -7,6 +7,7 @@
 
 use super::format::Owner;
 use super::op::{LogOp, LogReply};
+pub use super::read::Run;
 use super::read::{OriginalPlace, Reads};
 use super::record::{Record, RecordKind};
 use super::recovery::{Before, Progress, Recovery};
@@ -17,6 +18,7 @@ use super::writer::{Outcome, Writer};
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
 use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, StartTs};
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// Limits and identity.
@@ -62,8 +64,12 @@ pub struct Sealed {
     pub seq: BatchSeq,
     /// The records that were staged, in order (a `SegmentStart` that the log added itself is not among them).
     pub records: Vec<Placed>,
+    /// Where its first byte lies.
+    pub start: LogPtr,
     /// End of the batch: all its records lie below.
     pub end: LogPtr,
+    /// The bytes from `start` to `end`, shared with the write.
+    pub parts: Vec<Bytes>,
 }
 
 /// What the log tells its owner.
@@ -79,6 +85,8 @@ pub enum LogEvent {
     Durable { seq: BatchSeq, end: LogPtr },
     /// Answer to `Log::read`.
     Read { token: u64, result: Result<Record, Fault> },
+    /// Answer to `Log::read_run`; the error names its beginning.
+    Run { token: u64, result: Result<Run, Fault> },
     /// The log takes no more writes; reads go on where they can.
     ReadOnly(Fault),
 }
@@ -200,6 +208,11 @@ impl Log {
         self.reads.start(ptr, len, token, ops);
     }
 
+    /// Reads `len` bytes from `ptr` on, for the records that lie there whole; the answer is `LogEvent::Run` with `token`.
+    pub fn read_run(&mut self, ptr: LogPtr, len: u32, token: u64, ops: &mut LogOps<'_>) {
+        self.reads.start_run(ptr, len, token, ops);
+    }
+
     /// Takes the completion of one of the log's operations; `false` if `op` is none of them (or what it belonged to has
     /// failed already).
     pub fn handle(
@@ -259,6 +272,13 @@ impl Log {
     #[must_use]
     pub fn durable_end(&self) -> LogPtr {
         self.durable_end
+    }
+
+    /// Whether everything up to `end` is durable, as far as this process knows: where the log could not be opened, reads alone
+    /// decide what counts.
+    #[must_use]
+    pub fn is_durable(&self, end: LogPtr) -> bool {
+        !matches!(self.state, State::Open(_)) || end <= self.durable_end
     }
 
     /// GC point and first live segment by the durable records; while recovery goes on, once they are known.

@@ -1,5 +1,6 @@
 //! One record of the value log.
 
+use super::format::{RECORD_HEADER, decode_record_header};
 use crate::ids::{CommitTs, SegmentId, StartTs};
 use bytes::Bytes;
 
@@ -70,4 +71,22 @@ impl Record {
         let raw = <[u8; 8]>::try_from(self.payload.as_ref()).ok()?;
         (self.kind == RecordKind::Gc).then_some((self.commit_ts, SegmentId::new(u64::from_le_bytes(raw))))
     }
+}
+
+/// The record of `len` bytes that begins `head`, of bytes that never left memory: checksums are not looked at. A payload that
+/// does not follow its header there is the whole of `next`. `None`: that is not what lies here.
+#[must_use]
+pub fn record_at(head: &Bytes, next: Option<&Bytes>, len: usize) -> Option<Record> {
+    let (kind, start_ts, commit_ts, payload_len) = decode_record_header(head)?;
+    if payload_len.checked_add(RECORD_HEADER) != Some(len) {
+        return None;
+    }
+    let payload = match head.len() == RECORD_HEADER && payload_len > 0 {
+        true => next.filter(|next| next.len() == payload_len)?.clone(),
+        false => {
+            let inside = head.get(RECORD_HEADER..len)?;
+            head.slice_ref(inside)
+        }
+    };
+    Some(Record { kind, start_ts, commit_ts, payload })
 }

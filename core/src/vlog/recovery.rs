@@ -521,7 +521,7 @@ impl Recovery {
             }
             at += 1;
         }
-        self.decide(ops)
+        self.decide(ops, events)
     }
 
     fn verify(&mut self, events: &mut Vec<LogEvent>, ops: &mut LogOps<'_>) -> Result<Progress, Fault> {
@@ -549,7 +549,7 @@ impl Recovery {
 
     // ---- the new segment ----
 
-    fn decide(&mut self, ops: &mut LogOps<'_>) -> Result<Progress, Fault> {
+    fn decide(&mut self, ops: &mut LogOps<'_>, events: &mut Vec<LogEvent>) -> Result<Progress, Fault> {
         let last = self.newest.as_ref().map(|newest| LastBatch {
             start: LogPtr { segment: newest.segment.seal.segment, offset: newest.last.offset },
             end: newest.last.end,
@@ -557,6 +557,9 @@ impl Recovery {
             first: newest.first,
         });
         let verdict = decide(&Found { last, torn: self.torn, claims: self.claims })?;
+        if canary::is(Canary::AppendAfterCut) && verdict == Verdict::Keep {
+            return self.append_after_cut(ops, events);
+        }
         let id = SegmentId::new(self.highest_segment.raw().saturating_add(1));
         let (start, fold, copied) = match (&self.newest, verdict) {
             (None, _) | (_, Verdict::First) => {
@@ -597,6 +600,19 @@ impl Recovery {
         self.new = Some(New { place, start, seq, copied, placed: Vec::new(), fold });
         self.phase = Phase::Prepare(Preparing::start(target, seal, self.owner, ops));
         Ok(Progress::Going)
+    }
+
+    /// The mutation of that name: no new segment.
+    fn append_after_cut(&mut self, ops: &mut LogOps<'_>, events: &mut Vec<LogEvent>) -> Result<Progress, Fault> {
+        let Some(newest) = &self.newest else { return Ok(Progress::Going) };
+        let Segment { slot, seal, .. } = newest.segment;
+        let (end, seq) = (newest.last.end, newest.last.seq);
+        let first_seq = BatchSeq(newest.start.last_seq.0 + 1);
+        self.chain.push(Link { slot, seal, end, first_seq, last_seq: seq });
+        let place = Place { slot, seal, end };
+        let (start, fold) = (newest.start, newest.fold);
+        self.new = Some(New { place, start, seq, copied: Vec::new(), placed: Vec::new(), fold });
+        self.begin_tail(ops, events)
     }
 
     fn after(&self, newest: &Newest, end: u64, seq: BatchSeq, fold: Fold) -> SegmentStart {

@@ -29,7 +29,21 @@ pub(super) enum Flushed {
 
 impl Flush {
     pub fn start(slot: SlotId, offset: u64, parts: Vec<Bytes>, ops: &mut LogOps<'_>) -> Self {
+        Self::start_overlapped(slot, offset, parts, None, ops)
+    }
+
+    /// `early`: another write between the two, which is the mutation `overlap-next-batch`; `None` in every real build.
+    pub fn start_overlapped(
+        slot: SlotId,
+        offset: u64,
+        parts: Vec<Bytes>,
+        early: Option<(u64, Vec<Bytes>)>,
+        ops: &mut LogOps<'_>,
+    ) -> Self {
         let write = ops.push(LogOp::Write { slot, offset, parts });
+        if let Some((offset, parts)) = early {
+            ops.push(LogOp::Write { slot, offset, parts });
+        }
         let sync = ops.push(LogOp::Sync { slot });
         Self { write, sync, written: false }
     }

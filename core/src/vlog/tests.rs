@@ -5,7 +5,7 @@
 //! reported in addition continues it in the order of staging; what was missing once never appears again. And every entry reads
 //! back.
 
-use super::log::{BatchSeq, IndexClaims, Log, LogConfig, LogEvent, LogOps, Placed};
+use super::log::{BatchSeq, IndexClaims, Log, LogConfig, LogEvent, LogOps, Placed, Run};
 use super::op::LogOp;
 use super::record::{Record, RecordKind};
 use super::testdisk::Disk;
@@ -65,6 +65,7 @@ pub struct World {
     index: Vec<Entry>,
     flushed: usize,
     reads: BTreeMap<u64, Result<Record, Fault>>,
+    runs: BTreeMap<u64, Result<Run, Fault>>,
     pub ready: bool,
     pub fault: Option<Fault>,
     injected: bool,
@@ -86,6 +87,7 @@ impl World {
             index: Vec::new(),
             flushed: 0,
             reads: BTreeMap::new(),
+            runs: BTreeMap::new(),
             ready: false,
             fault: None,
             injected: false,
@@ -232,6 +234,7 @@ impl World {
                 self.ready = true;
                 self.index.push(Entry { placed: None, end });
             }
+            LogEvent::Run { token, result } => assert!(self.runs.insert(token, result).is_none()),
             LogEvent::Read { token, result } => assert!(self.reads.insert(token, result).is_none()),
             LogEvent::ReadOnly(fault) => {
                 assert!(self.injected, "{fault}");
@@ -263,9 +266,30 @@ impl World {
             self.ops(|log, ops| log.read(p.ptr, p.len, p.commit_ts.raw(), ops));
         }
         while self.run_one(3) {}
+        self.read_runs(&placed);
         for p in placed {
             let read = self.reads.remove(&p.commit_ts.raw()).expect("every read is answered");
             assert_eq!(read.as_ref(), Ok(&self.records[&p.commit_ts.raw()]), "{p:?}");
+        }
+    }
+
+    /// The same, all records of a segment at once; a run that is too short names the record that it cuts.
+    fn read_runs(&mut self, placed: &[Placed]) {
+        for run in placed.chunk_by(|a, b| a.ptr.segment == b.ptr.segment) {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            let len = u32::try_from(last.ptr.offset - first.ptr.offset).unwrap() + last.len;
+            self.ops(|log, ops| log.read_run(first.ptr, len, 0, ops));
+            self.ops(|log, ops| log.read_run(first.ptr, len - 1, 1, ops));
+            while self.run_one(3) {}
+            let (whole, cut) = (self.runs.remove(&0).unwrap().unwrap(), self.runs.remove(&1).unwrap().unwrap());
+            for p in run {
+                assert_eq!(whole.record(p.ptr, p.len).as_ref(), Ok(&self.records[&p.commit_ts.raw()]), "{p:?}");
+            }
+            let LogPtr { segment, offset } = last.ptr;
+            let what = format!("only {} of {} bytes are there", last.len - 1, last.len);
+            assert_eq!(cut.record(last.ptr, last.len), Err(Fault::LogDamaged { segment, offset, what }));
+            let other = LogPtr { segment: SegmentId::new(segment.raw() + 1), offset };
+            assert!(whole.record(other, last.len).is_err() && whole.record(last.ptr, last.len + 1).is_err());
         }
     }
 

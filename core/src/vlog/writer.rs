@@ -181,13 +181,18 @@ impl Writer {
         let seq = BatchSeq(self.sealed_seq.0 + 1);
         self.sealed_seq = seq;
         let encoded = batch::encode(self.active.seal, self.active.end, seq, start, &batch.records);
+        let (begin, parts) = (self.active.end, encoded.parts.clone());
         let mut fold = self.fold;
         batch.records.iter().for_each(|record| fold.take(record));
-        let flush = Flush::start(self.active.slot, self.active.end, encoded.parts, ops);
+        let early = self.staged.front().filter(|_| canary::is(Canary::OverlapNextBatch)).map(|next| {
+            let seq = BatchSeq(seq.0 + 1);
+            (encoded.end, batch::encode(self.active.seal, encoded.end, seq, None, &next.records).parts)
+        });
+        let flush = Flush::start_overlapped(self.active.slot, self.active.end, encoded.parts, early, ops);
         self.flight = Some(Flight { flush, seq, end: encoded.end, fold });
         self.prepare_early(ops);
-        let end = LogPtr { segment: self.active.seal.segment, offset: encoded.end };
-        Some(Sealed { seq, records: encoded.placed, end })
+        let at = |offset| LogPtr { segment: self.active.seal.segment, offset };
+        Some(Sealed { seq, records: encoded.placed, start: at(begin), end: at(encoded.end), parts })
     }
 
     pub fn handle(

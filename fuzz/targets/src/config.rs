@@ -2,6 +2,7 @@
 
 use binlog_core::config::drainer::{self, DrainerSettings, MysqlEnvironment};
 use binlog_core::config::pump::{self, PumpSettings};
+use binlog_core::config::security::parse_socket;
 use binlog_core::config::settings::{ConfigError, Key, Settings};
 use binlog_core::config::size::{parse_host_port, parse_pd_urls, parse_size};
 
@@ -10,8 +11,11 @@ pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = parse_size(text);
     let _ = parse_host_port(text);
-    if let Ok(urls) = parse_pd_urls(text) {
-        assert!(!urls.is_empty(), "an empty list of PD addresses was accepted");
+    let _ = parse_socket(text);
+    for tls in [false, true] {
+        if let Ok(urls) = parse_pd_urls(text, tls) {
+            assert!(!urls.is_empty(), "an empty list of PD addresses was accepted");
+        }
     }
     let Ok(root) = toml::from_str::<serde_json::Value>(text) else { return };
     said(read(pump::KEYS, "pump", &root).and_then(|s| PumpSettings::from_settings(&s, "127.0.0.1")));

@@ -145,6 +145,15 @@ impl Disk {
                 LogReply::Written
             }
             LogOp::Sync { .. } => LogReply::Synced,
+            LogOp::Fill { slot, offset, len } => {
+                let zeros = Bytes::from(vec![0; usize::try_from(len).map_err(|_| missing())?]);
+                self.execute(LogOp::Write { slot, offset, parts: vec![zeros] })?;
+                LogReply::Filled
+            }
+            LogOp::Remove { slot } => {
+                self.files.remove(&slot);
+                LogReply::Removed
+            }
             LogOp::Read { slot, offset, len } => {
                 let file = self.files.get(&slot).ok_or_else(missing)?;
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.len());

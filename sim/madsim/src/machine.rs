@@ -63,6 +63,7 @@ impl Machine for Watched {
             Input::Space { .. } => (7, 0),
             Input::Shutdown => (8, 0),
             Input::Tick => (9, 0),
+            Input::Action { call, .. } | Input::ReadBinlog { call, .. } => (10, *call),
         };
         if matches!(input, Input::StatusDone { result: Ok(()), .. }) {
             self.world.with(|s| s.registered = true);
@@ -85,11 +86,14 @@ impl Machine for Watched {
                 (1, op.raw())
             }
             Effect::WriteReply { write, result } => (2, write.raw() << 1 | u64::from(result.is_ok())),
-            Effect::StreamItem { stream, commit_ts, .. } => (3, stream.raw() ^ commit_ts.raw()),
+            Effect::StreamItems { stream, items } => {
+                (3, items.iter().fold(stream.raw(), |fold, item| fold.rotate_left(7) ^ item.commit_ts.raw()))
+            }
             Effect::StreamEnd { stream, .. } => (4, stream.raw()),
             Effect::Fault(fault) => panic!("no fault was injected: {fault}"),
             Effect::Notice { text, .. } => (5, text.len() as u64),
             Effect::Stopped => (6, 0),
+            Effect::ActionReply { call, .. } | Effect::BinlogRead { call, .. } => (7, *call),
         };
         self.world.fold(tag << 60 | id);
         Some(effect)

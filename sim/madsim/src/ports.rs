@@ -6,7 +6,7 @@ use crate::world::World;
 use binlog_core::fault::{IoFault, Reject};
 use binlog_core::ids::{CommitTs, OpId, StreamId, WriteId};
 use binlog_core::index::op::IndexOp;
-use binlog_core::pump::effect::Effect;
+use binlog_core::pump::effect::{Effect, StreamItem};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Class;
 use binlog_core::pump::status::PumpStatus;
@@ -167,10 +167,12 @@ impl driver::Ports<Watched> for Ports {
                     world.count("answer to a client that gave up");
                 }
             }
-            Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
+            Effect::StreamItems { stream, items: batch } => {
                 if let Some(items) = self.calls.streams.get(&stream) {
-                    // The consumer is gone: `PullClosed` follows.
-                    let _ = items.send(Item::Binlog { start_ts, commit_ts, payload });
+                    for StreamItem { start_ts, commit_ts, payload } in batch {
+                        // The consumer is gone: `PullClosed` follows.
+                        let _ = items.send(Item::Binlog { start_ts, commit_ts, payload });
+                    }
                 }
             }
             Effect::StreamEnd { stream, result } => {
@@ -178,6 +180,7 @@ impl driver::Ports<Watched> for Ports {
                     let _ = items.send(Item::End(result));
                 }
             }
+            Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(_) | Effect::Notice { .. } => {}
             Effect::Stopped => return ControlFlow::Break(0),
         }

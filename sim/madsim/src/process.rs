@@ -4,7 +4,7 @@ use crate::machine::Watched;
 use crate::ports::{CLUSTER, Calls, Ports, Request};
 use crate::world::{Door, World};
 use binlog_core::ids::{ClusterId, NodeId};
-use binlog_core::pump::config::{GcConfig, PumpConfig};
+use binlog_core::pump::config::{GcConfig, PumpConfig, StreamMemory};
 use binlog_core::pump::input::Input;
 use binlog_core::pump::machine::Pump;
 use binlog_runtime::clock::Clock;
@@ -141,11 +141,14 @@ fn config(world: &World, life: u64, previous: Option<binlog_core::node::status::
         max_batch_records: 64,
         sync_log: true,
         fake_interval_ms: 500,
+        fake_on_demand_ms: 100,
         heartbeat_ms: 2_000,
         stop_write_at_available_space: 1 << 20,
         max_payload_bytes: 8 << 20,
         previous,
         wiped_directory_tso_needed: false,
+        // Little, so that streams also read index and log.
+        stream_memory: StreamMemory { tail_bytes: 64 << 10, entries: 16 },
         gc: GcConfig::default(),
     }
 }

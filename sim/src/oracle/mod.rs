@@ -2,6 +2,8 @@
 //! believes of itself.
 
 pub mod log;
+pub mod merge;
+pub mod node;
 pub mod pump;
 
 /// An invariant that was broken.

@@ -16,6 +16,8 @@ type Judged = Result<(), (&'static str, String)>;
 pub struct Watch {
     /// Published, as last seen.
     pub published: u64,
+    /// In any life: what was once promised stays so.
+    pub highest: u64,
     /// In the index when the process started.
     persisted_before: u64,
     persisted: u64,
@@ -25,7 +27,8 @@ pub struct Watch {
 impl Watch {
     pub fn restart(&mut self, kv: &SimKv) {
         let persisted = watermark(&kv.visible);
-        *self = Self { published: 0, persisted_before: persisted, persisted, recovered: false };
+        let highest = self.highest;
+        *self = Self { published: 0, highest, persisted_before: persisted, persisted, recovered: false };
     }
 
     /// The index is about to take these changes.
@@ -60,7 +63,26 @@ impl Watch {
             return Err(("W1", format!("{now} is published after a restart, stored was {}", self.persisted_before)));
         }
         let before = std::mem::replace(&mut self.published, now);
+        self.highest = self.highest.max(now);
         Ok((now > before).then_some((before, now)))
+    }
+}
+
+/// D6: what readers of one Pump were shown. A write that was rejected or never answered may be there, but a transaction
+/// has one place in the order, in every life of the process.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Start → commit timestamp.
+    commits: BTreeMap<u64, u64>,
+}
+
+impl Shown {
+    /// A stream carries this transaction.
+    pub fn item(&mut self, start_ts: u64, commit_ts: u64) -> Judged {
+        match *self.commits.entry(start_ts).or_insert(commit_ts) {
+            first if first == commit_ts => Ok(()),
+            first => Err(("D6", format!("start {start_ts} is shown at {commit_ts}, and was shown at {first}"))),
+        }
     }
 }
 
@@ -145,5 +167,17 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
     match undecided.first() {
         Some(start) => err(format!("start {start} is undecided by the log, the index does not list it")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_one_place() {
+        let mut shown = Shown::default();
+        assert!(shown.item(5, 9).is_ok() && shown.item(5, 9).is_ok() && shown.item(6, 10).is_ok());
+        assert!(shown.item(5, 11).is_err_and(|(oracle, _)| oracle == "D6"));
     }
 }

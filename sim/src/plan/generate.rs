@@ -7,7 +7,8 @@ use crate::rng::{Rng, skewed};
 #[must_use]
 pub fn generate(seed: u64, profile: Profile) -> Plan {
     let root = Rng::new(seed);
-    let config = config(&mut root.fork("config"), profile);
+    let mut config = config(&mut root.fork("config"), profile);
+    rows(&mut root.fork("rows"), &mut config, profile);
     let txns = txns(&root, &config);
     let mut actions = actions(&root, &config, profile);
     if config.sync_log == 0 {
@@ -39,7 +40,21 @@ fn config(rng: &mut Rng, profile: Profile) -> Config {
     }
     c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
     c.txn_batch = [1, 5, 20][rng.index(3)];
+    c.demand_ms = [0, 20, 100][rng.index(3)];
     c
+}
+
+/// A part of the seeds has real rows; the rest is light.
+fn rows(rng: &mut Rng, config: &mut Config, profile: Profile) {
+    if profile == Profile::Rot || !rng.percent(ROWS_PERCENT) {
+        return;
+    }
+    config.rows = 1;
+    config.drainers = 1;
+    config.tidbs = rng.range(1, 3);
+    config.spread = [6, 60, 5_000][rng.index(3)];
+    // Rows need room: the smallest settings would only make everything slow.
+    config.segment_bytes = config.segment_bytes.max(64 << 10);
 }
 
 fn txns(root: &Rng, config: &Config) -> Vec<TxnPlan> {
@@ -125,6 +140,56 @@ const NET: &[Kind] = &[
     Kind::SlowRegistry,
 ];
 
+const LIFECYCLE: &[Kind] = &[
+    Kind::Pause,
+    Kind::Close,
+    Kind::Close,
+    Kind::Close,
+    Kind::CancelClose,
+    Kind::Stop,
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::CrashLoop,
+    Kind::KillDrainer,
+    Kind::StopDrainer,
+    Kind::PdDown,
+    Kind::RegistryDown,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::StallIndex,
+    Kind::SlowRegistry,
+];
+
+/// Only where the upstream is the TiDB model.
+const TIDB: &[Kind] = &[Kind::CrashTidb, Kind::CrashTidb, Kind::LoseKv, Kind::DropCommit, Kind::TikvGc];
+
+/// Besides the one bit that flips.
+const ROT: &[Kind] = &[Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop];
+
+/// What only verdicts of TiKV heal (rules 1).
+const VERDICTS: &[Kind] = &[Kind::LoseCommit];
+
+/// Worlds with rows cost several times as much as light ones.
+const ROWS_PERCENT: u64 = 20;
+
+/// Every fault that plans of this profile can hold.
+#[must_use]
+pub fn kinds(profile: Profile) -> Vec<Kind> {
+    let both = || DISK.iter().chain(NET).chain(TIDB).copied();
+    let mut kinds: Vec<Kind> = match profile {
+        Profile::Calm => return Vec::new(),
+        Profile::Swarm => both().collect(),
+        Profile::Net => NET.iter().chain(TIDB).copied().collect(),
+        Profile::Disk => DISK.to_vec(),
+        Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Rot => [ROT, &[Kind::Rot]].concat(),
+    };
+    kinds.extend([Kind::Join, Kind::SlowRegistry]);
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
 fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     let mut rng = root.fork("faults");
     let mut kinds: Vec<Kind> = match profile {
@@ -132,8 +197,13 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
         Profile::Net => NET.to_vec(),
         Profile::Disk => DISK.to_vec(),
-        Profile::Rot => vec![Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop],
+        Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Rot => ROT.to_vec(),
     };
+    if config.rows > 0 && matches!(profile, Profile::Swarm | Profile::Net) {
+        kinds.extend(TIDB);
+        kinds.extend(VERDICTS.iter().filter(|_| config.verdicts > 0));
+    }
     // Swarm: each run leaves some kinds out, so that rare combinations meet.
     kinds.retain(|_| rng.percent(60));
     let count = if kinds.is_empty() { 0 } else { rng.below(14) };

@@ -20,11 +20,19 @@ pub enum Profile {
     Disk,
     /// Damage at rest: it must be detected, never served.
     Rot,
+    /// Operators pause, close and start Pumps; processes die.
+    Lifecycle,
 }
 
 impl Profile {
-    pub const ALL: [(Self, &'static str); 5] =
-        [(Self::Calm, "calm"), (Self::Swarm, "swarm"), (Self::Net, "net"), (Self::Disk, "disk"), (Self::Rot, "rot")];
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Calm, "calm"),
+        (Self::Swarm, "swarm"),
+        (Self::Net, "net"),
+        (Self::Disk, "disk"),
+        (Self::Rot, "rot"),
+        (Self::Lifecycle, "lifecycle"),
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -88,6 +96,8 @@ settings! {
     /// 0 or 1.
     sync_log = 1,
     fake_ms = 300,
+    /// Interval of fakes on demand; 0: none.
+    demand_ms = 100,
     heartbeat_ms = 2_000,
     /// One-way latency of links.
     net_min_us = 100,
@@ -102,6 +112,14 @@ settings! {
     notify = 1,
     memory_bytes = 1 << 20,
     txn_batch = 20,
+    /// 1: the upstream is the TiDB model with real rows and DDL jobs, the downstream the MySQL model.
+    rows = 0,
+    /// TiDB servers of a world with rows.
+    tidbs = 2,
+    /// How many different values a column takes: small ones collide.
+    spread = 60,
+    /// 1: Pumps ask TiKV for verdicts. 0: the world tells every Pump the outcome, see `world/tidb`.
+    verdicts = 0,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +187,12 @@ kinds! {
     CrashLoop = "crash-loop",
     /// Clean shutdown, down for `ms`.
     Stop = "stop",
+    /// The pause action; when it has ended, started again.
+    Pause = "pause",
+    /// The close action; when it has ended after `ms`, started again.
+    Close = "close",
+    /// A close is taken back.
+    CancelClose = "cancel-close",
     /// A new Pump appears.
     Join = "join",
     FailSync = "fail-sync",
@@ -214,6 +238,16 @@ kinds! {
     SinkFailOver = "sink-fail-over",
     /// The registry's answers to listings take `ms` longer, for `ms`.
     SlowRegistry = "slow-registry",
+    /// TiDB server `node` dies with all its transactions; down for `ms`.
+    CrashTidb = "crash-tidb",
+    /// `n` answers of TiKV are lost, before or after the effect (not those of commits).
+    LoseKv = "lose-kv",
+    /// The server of each of the next `n` commits dies before C is sent; down for `ms`.
+    DropCommit = "drop-commit",
+    /// The answers to the next `n` commits are lost after the effect: R follows. Only verdicts heal it.
+    LoseCommit = "lose-commit",
+    /// TiKV's GC drops the evidence older than `ms`.
+    TikvGc = "tikv-gc",
     /// One bit at rest flips.
     Rot = "rot",
 }
@@ -227,5 +261,31 @@ impl Kind {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, n)| *n == name).map(|(k, _)| *k)
+    }
+
+    /// Its action only arms it: it fires when the next fitting operation meets it, which may be never.
+    #[must_use]
+    pub const fn waits(self) -> bool {
+        matches!(
+            self,
+            Self::FailSync
+                | Self::FailWrite
+                | Self::ShortWrite
+                | Self::FailRead
+                | Self::FailCreate
+                | Self::NoSpace
+                | Self::FailIndex
+                | Self::SinkLostBefore
+                | Self::SinkLostAfter
+                | Self::SinkLimbo
+                | Self::SinkDeadlock
+                | Self::SinkHalfDone
+                | Self::SinkFailOver
+                | Self::SinkRestore
+                | Self::LoseKv
+                | Self::DropCommit
+                | Self::LoseCommit
+                | Self::Rot
+        )
     }
 }

@@ -5,7 +5,7 @@
 //! until they are acknowledged. A client that dies in between belongs to the worlds with verdicts.
 
 use super::event::Ev;
-use super::{Allocated, MS, World};
+use super::{Allocated, MS, Owes, World};
 use crate::oracle::log;
 use crate::plan::{Fate, Plan};
 use crate::rng::Rng;
@@ -106,7 +106,7 @@ impl Client {
             }
         };
         let txns: Vec<_> = plan.txns.iter().map(|t| txn(t.id, t.size)).collect();
-        let running = txns.len();
+        let running = if plan.config.rows > 0 { 0 } else { txns.len() };
         Self { txns, next_call: 0, open: BTreeMap::new(), running, ddl: None, jobs: Vec::new() }
     }
 
@@ -194,7 +194,7 @@ impl World {
         self.call(txn, log::P, node);
     }
 
-    fn new_call(&mut self, txn: usize, kind: u8, node: usize) -> Call {
+    pub(super) fn new_call(&mut self, txn: usize, kind: u8, node: usize) -> Call {
         self.client.next_call += 1;
         Call { number: self.client.next_call, txn, kind, node, copy: false }
     }
@@ -202,25 +202,35 @@ impl World {
     fn call(&mut self, txn: usize, kind: u8, node: usize) {
         let call = self.new_call(txn, kind, node);
         self.client.open.insert(call.number, call);
+        self.after(TIMEOUT_MS * MS, Ev::WriteTimeout { call });
+        self.post(node, call);
+    }
+
+    /// A call leaves; the network may make two of it.
+    pub(super) fn post(&mut self, node: usize, call: Call) {
         let wait = self.latency();
         self.after(wait, Ev::WriteArrives { node, call });
-        self.after(TIMEOUT_MS * MS, Ev::WriteTimeout { call });
         if self.net.percent(self.plan.config.dup_percent) {
             let wait = if self.net.percent(30) { self.net.below(1_000) * MS } else { self.latency() };
             self.after(wait, Ev::WriteArrives { node, call: Call { copy: true, ..call } });
         }
     }
 
-    /// The bytes of one kind of binlog of this transaction.
-    fn payload(&self, txn: usize, kind: u8) -> Bytes {
-        let state = &self.client.txns[txn];
+    /// The bytes that a call brings, and the name of the record that they become.
+    fn message(&self, call: Call) -> (Bytes, log::Name) {
+        if let Some(tidb) = &self.tidb {
+            return tidb.message(call.number);
+        }
+        let state = &self.client.txns[call.txn];
         let mut binlog = Binlog { start_ts: state.start_ts.cast_signed(), ..Binlog::default() };
-        match kind {
-            log::P => return state.p.clone(),
+        let commit = if call.kind == log::C { state.commit_ts } else { 0 };
+        let name = (call.kind, state.start_ts, commit);
+        match call.kind {
+            log::P => return (state.p.clone(), name),
             log::C => (binlog.tp, binlog.commit_ts) = (1, state.commit_ts.cast_signed()),
             _ => binlog.tp = 2,
         }
-        binlog.encode_to_vec().into()
+        (binlog.encode_to_vec().into(), name)
     }
 
     pub(super) fn write_arrives(&mut self, node: usize, call: Call) {
@@ -236,7 +246,7 @@ impl World {
         let write = WriteId::new(proc.next_write);
         proc.writes.insert(write, call);
         let inc = self.pumps[node].inc;
-        let payload = self.payload(call.txn, call.kind);
+        let (payload, _) = self.message(call);
         self.pump_input(node, inc, Input::Write { write, cluster_id: CLUSTER, payload });
     }
 
@@ -247,15 +257,15 @@ impl World {
             return;
         };
         self.trace.fold(call.number ^ u64::from(ok));
-        if ok && self.plan.config.sync_log == 1 {
-            let state = &self.client.txns[call.txn];
-            let commit = if call.kind == log::C { state.commit_ts } else { 0 };
-            let name = (call.kind, state.start_ts, commit);
-            let payload = self.payload(call.txn, call.kind);
+        let (payload, name) = self.message(call);
+        if ok && self.plan.config.sync_log == 1 && !payload.is_empty() {
             let pump = &self.pumps[node];
             if !pump.view.is_durable(&pump.disk, name, &payload) {
                 self.violate("D2", format!("pump {node} acknowledges {name:?}, which is not durable"));
             }
+        }
+        if let Some(tidb) = &mut self.tidb {
+            tidb.replied(call, node, ok);
         }
         if call.copy || self.net.percent(self.plan.config.lose_percent) || self.pumps[node].clients_cut > self.now {
             return;
@@ -265,6 +275,10 @@ impl World {
     }
 
     pub(super) fn write_answer(&mut self, call: Call, ok: bool) {
+        if self.tidb.is_some() {
+            self.tidb_written(call, ok);
+            return;
+        }
         if self.client.open.remove(&call.number).is_none() {
             return;
         }
@@ -277,7 +291,8 @@ impl World {
             }
             self.client.txns[txn].accepted = Some(node);
             self.line(Weight::Short, &format!("txn-{txn}"), || format!("P accepted by pump {node}"));
-            self.pumps[node].accepted.insert(txn);
+            let state = &self.client.txns[txn];
+            self.pumps[node].accepted.insert(state.start_ts, state.p.clone());
             let think = self.plan.txns[txn].think_us * 1000;
             if self.plan.txns[txn].fate == Fate::Abort {
                 self.decide(txn, false);
@@ -290,7 +305,7 @@ impl World {
             let state = &mut self.client.txns[txn];
             state.unanswered -= 1;
             if kind == log::C {
-                self.pumps[node].committed.insert(state.commit_ts, txn);
+                self.pumps[node].committed.insert(state.commit_ts);
             }
             self.maybe_over(txn);
         } else {
@@ -308,8 +323,10 @@ impl World {
         let state = &mut self.client.txns[txn];
         state.commit_ts = ts.raw();
         let Some(pump) = state.accepted else { return };
-        self.allocated.insert(ts.raw(), Allocated { txn: u32::try_from(txn).unwrap_or(0), pump, commits });
+        let (start_ts, p, digest) = (state.start_ts, state.p.clone(), state.digest);
         let wait = state.rng.below(3_000) * 1000;
+        let known = Allocated { txn: txn as u64, start_ts, pump, commits, p, digest, owes: Owes::Effect };
+        self.allocated.insert(ts.raw(), known);
         self.after(wait, Ev::TxnStep { txn, step: Step::Commit });
     }
 

@@ -3,50 +3,124 @@
 
 use super::event::Ev;
 use super::pump::clip;
-use super::{MS, RegistryWay, World};
+use super::{Allocated, MS, Owes, RegistryWay, World};
 use crate::canary::PortCanary;
-use crate::plan::Plan;
+use crate::oracle::merge::Heads;
+use crate::plan::{Kind as Fault, Plan};
 use crate::rng::Rng;
-use crate::sink::{Done, Downstream};
+use crate::sink::light::Downstream;
+use crate::sink::rows::RowSink;
+use crate::sink::{Done, Sink, Way};
 use crate::trace::Weight;
 use crate::translate::SimTranslate;
 use binlog_core::drainer::config::DrainerConfig;
 use binlog_core::drainer::effect::Effect;
 use binlog_core::drainer::input::Input;
 use binlog_core::drainer::machine::Drainer;
+use binlog_core::drainer::status::DrainerStatus;
+use binlog_core::drainer::translate::Translator;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{NodeId, OpId};
 use binlog_core::machine::Machine;
-use binlog_core::node::status::NodeStatus;
+use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
-use binlog_core::time::MonoTime;
+use binlog_core::sink::sql::Dialect;
+use binlog_core::time::{Deadline, MonoTime, Tso};
 use binlog_sim_models::registry::Kind;
 use std::ops::Bound::{Excluded, Included};
 
 pub struct DrainerNode {
     pub inc: u32,
     proc: Option<Proc>,
-    pub sink: Downstream,
+    pub sink: Sink,
     rng: Rng,
     /// Requests of this life and of those before are void: a dump was restored.
     void: u32,
     /// Effects that were judged.
     judged: usize,
+    pub heads: Heads,
 }
 
 struct Proc {
-    drainer: Drainer<SimTranslate>,
+    drainer: Process,
     born: u64,
     armed: u64,
 }
 
+/// The machine with the translator of its workload.
+enum Process {
+    Light(Box<Drainer<SimTranslate>>),
+    Rows(Box<Drainer<Translator>>),
+}
+
+impl Process {
+    fn handle(&mut self, now: MonoTime, input: Input) {
+        match self {
+            Self::Light(drainer) => drainer.handle(now, input),
+            Self::Rows(drainer) => drainer.handle(now, input),
+        }
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        match self {
+            Self::Light(drainer) => drainer.poll_effect(),
+            Self::Rows(drainer) => drainer.poll_effect(),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Deadline> {
+        match self {
+            Self::Light(drainer) => drainer.next_deadline(),
+            Self::Rows(drainer) => drainer.next_deadline(),
+        }
+    }
+
+    fn check(&self) {
+        match self {
+            Self::Light(drainer) => drainer.check(),
+            Self::Rows(drainer) => drainer.check(),
+        }
+    }
+
+    fn status(&self) -> DrainerStatus {
+        match self {
+            Self::Light(drainer) => drainer.status(),
+            Self::Rows(drainer) => drainer.status(),
+        }
+    }
+}
+
 impl DrainerNode {
     pub fn new(plan: &Plan, canary: Option<PortCanary>) -> Self {
+        if plan.config.rows > 0 {
+            let dialect = [Dialect::MySql, Dialect::MariaDb, Dialect::TiDb][(plan.seed % 3) as usize];
+            let mut sink = RowSink::new(dialect);
+            sink.lose_statement = canary == Some(PortCanary::LoseStatement);
+            let sink = Sink::Rows(Box::new(sink));
+            return Self {
+                inc: 0,
+                proc: None,
+                sink,
+                rng: Rng::new(plan.seed).fork("sink"),
+                void: 0,
+                judged: 0,
+                heads: Heads::default(),
+            };
+        }
         let mut sink = Downstream::default();
         sink.mutations.insert_record_last = canary == Some(PortCanary::InsertRecordLast);
         sink.mutations.delete_record_unchecked = canary == Some(PortCanary::DeleteRecordUnchecked);
         sink.mutations.stale_generation_trusted = canary == Some(PortCanary::StaleGenerationTrusted);
-        Self { inc: 0, proc: None, sink, rng: Rng::new(plan.seed).fork("sink"), void: 0, judged: 0 }
+        let sink = Sink::Light(Box::new(sink));
+        Self {
+            inc: 0,
+            proc: None,
+            sink,
+            rng: Rng::new(plan.seed).fork("sink"),
+            void: 0,
+            judged: 0,
+            heads: Heads::default(),
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -55,7 +129,7 @@ impl DrainerNode {
 
     /// The durable checkpoint.
     pub fn checkpoint(&self) -> u64 {
-        self.sink.row.as_ref().map_or(0, |row| row.commit_ts.raw())
+        self.sink.row().map_or(0, |row| row.commit_ts.raw())
     }
 
     pub fn reason(&self) -> String {
@@ -74,6 +148,7 @@ impl World {
             return;
         }
         self.drainer.inc += 1;
+        self.drainer.heads.start(self.drainer.inc);
         let node = NodeId::parse("drainer-0").unwrap_or_else(|_| unreachable!("a plain name"));
         let mut config = DrainerConfig::new(node, "drainer-0:8249".to_owned());
         config.initial_commit_ts = 0;
@@ -81,8 +156,15 @@ impl World {
         config.memory_bytes = self.plan.config.memory_bytes;
         config.txn_batch = self.plan.config.txn_batch;
         config.detect_interval_ms = 1_000;
-        self.drainer.proc = Some(Proc { drainer: Drainer::new(config), born: self.now, armed: u64::MAX });
+        config.translate.sync_ddl = true;
+        let drainer = if self.plan.config.rows > 0 {
+            Process::Rows(Box::new(Drainer::new(config)))
+        } else {
+            Process::Light(Box::new(Drainer::new(config)))
+        };
+        self.drainer.proc = Some(Proc { drainer, born: self.now, armed: u64::MAX });
         let inc = self.drainer.inc;
+        self.trace.life(self.now, || "drainer-0".to_owned(), true);
         self.line(Weight::Short, "drainer-0", || format!("starts (life {inc})"));
         self.drainer_input(inc, Input::Start);
     }
@@ -91,6 +173,7 @@ impl World {
         if self.drainer.proc.take().is_none() {
             return;
         }
+        self.trace.life(self.now, || "drainer-0".to_owned(), false);
         self.line(Weight::Short, "drainer-0", || "is killed".to_owned());
         self.close_source(None);
     }
@@ -102,6 +185,16 @@ impl World {
         let now = self.now;
         let Some(proc) = &mut self.drainer.proc else { return };
         self.trace.line(now, Weight::Full, "drainer-0", || format!("<- {}", clip(&format!("{input:?}"))));
+        if let Input::PumpsDone { result: Ok(listed), .. } = &input {
+            for entry in listed {
+                let Some(node) = entry.node_id.strip_prefix("pump-").and_then(|n| n.parse().ok()) else { continue };
+                if entry.state == NodeState::Offline {
+                    self.drainer.heads.leaves(node);
+                } else {
+                    self.drainer.heads.lists(node, || proc.drainer.status().merge_position);
+                }
+            }
+        }
         let mono = MonoTime::from_nanos(now - proc.born);
         proc.drainer.handle(mono, input);
         loop {
@@ -148,6 +241,7 @@ impl World {
             Effect::SourceCredit { source, bytes } => self.grant(source, bytes),
             Effect::CloseSource { source } => self.close_source(Some(source)),
             Effect::Sink { op, request } => {
+                self.judge_sent(&request);
                 let wait = self.drainer.rng.below(3_000) * 1000 + 50_000;
                 self.after(wait, Ev::Sink { inc, op, request: Box::new(request) });
             }
@@ -163,6 +257,7 @@ impl World {
             Effect::Notice { text, .. } => self.line(Weight::Short, "drainer-0", || text),
             Effect::Stopped { .. } => {
                 self.drainer.proc = None;
+                self.trace.life(self.now, || "drainer-0".to_owned(), false);
                 self.line(Weight::Short, "drainer-0", || "stopped".to_owned());
                 self.close_source(None);
             }
@@ -208,11 +303,19 @@ impl World {
 
     fn history(&mut self, inc: u32, op: OpId, job: Option<i64>) {
         let wait = self.latency();
-        self.after(wait, Ev::DrainerJob { inc, op, job });
+        self.after(wait, Ev::DrainerJob { inc, op, job, snapshot: None });
     }
 
-    pub(super) fn drainer_job(&mut self, inc: u32, op: OpId, job: Option<i64>) {
+    pub(super) fn drainer_job(&mut self, inc: u32, op: OpId, job: Option<i64>, snapshot: Option<u64>) {
         let input = match job {
+            _ if self.tidb.is_some() => match self.tidb_history(op, job, snapshot) {
+                Ok(input) => input,
+                Err(snapshot) => {
+                    let wait = 20 * MS + self.latency();
+                    self.after(wait, Ev::DrainerJob { inc, op, job, snapshot: Some(snapshot) });
+                    return;
+                }
+            },
             None => Input::HistoryDone { op, result: Ok(self.client.jobs.iter().map(|(_, j)| j.clone()).collect()) },
             Some(id) => {
                 let job = self.client.jobs.iter().find(|(own, _)| *own == id).map(|(_, json)| json.clone());
@@ -236,10 +339,21 @@ impl World {
             return;
         }
         let node = &mut self.drainer;
+        let (next, left) = (node.sink.ways().front().copied(), node.sink.ways().len());
         let result = node.sink.run(request, &mut node.rng);
+        let fired = next.filter(|_| node.sink.ways().len() < left);
         if node.sink.has_limbo() {
             let wait = 5 + node.rng.below(2_000);
             self.after(wait * MS, Ev::SinkSettle);
+        }
+        match fired {
+            Some(Way::LostBefore) => self.fires(Fault::SinkLostBefore),
+            Some(Way::LostAfter) => self.fires(Fault::SinkLostAfter),
+            Some(Way::Limbo) => self.fires(Fault::SinkLimbo),
+            Some(Way::Deadlock) => self.fires(Fault::SinkDeadlock),
+            Some(Way::HalfDone) if matches!(request, SinkOp::Ddl { .. }) => self.fires(Fault::SinkHalfDone),
+            Some(Way::LoseSuffix) => self.fires(Fault::SinkFailOver),
+            Some(Way::HalfDone | Way::Well) | None => {}
         }
         self.sink_answer(inc, op, request, result);
     }
@@ -267,40 +381,73 @@ impl World {
 
     /// Every new effect, and the checkpoint, against what the upstream committed.
     pub(super) fn judge_sink(&mut self) {
-        if let Some((oracle, text)) = self.drainer.sink.broken.take() {
+        if let Some((oracle, text)) = self.drainer.sink.take_broken() {
             self.violate(oracle, text);
             return;
         }
-        let effects = &self.drainer.sink.effects;
-        self.drainer.judged = self.drainer.judged.min(effects.len());
-        let fresh: Vec<Done> = effects[self.drainer.judged..].to_vec();
-        let mut last = self.drainer.judged.checked_sub(1).map_or(0, |i| effects[i].commit_ts);
+        let effects = self.drainer.sink.effects();
+        let judged = self.drainer.judged.min(effects.len());
+        let fresh: Vec<Done> = effects[judged..].to_vec();
+        let mut last = judged.checked_sub(1).map_or(0, |i| effects[i].commit_ts);
         for done in fresh {
             self.trace.fold(done.commit_ts);
             let judged = self.judge_effect(last, done);
             self.judge(judged);
             last = done.commit_ts;
         }
-        self.drainer.judged = self.drainer.sink.effects.len();
+        self.drainer.judged = self.drainer.sink.effects().len();
         let k = self.drainer.checkpoint();
-        let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(_, a)| a.commits);
+        self.trace.point(self.now, || "applied".to_owned(), Tso::new(last).physical_ms());
+        self.trace.point(self.now, || "checkpoint".to_owned(), Tso::new(k).physical_ms());
+        let owed = self.allocated.range((Excluded(last), Included(k.max(last)))).find(|(ts, a)| self.is_owed(**ts, a));
         if let Some((ts, _)) = owed {
             let text = format!("the checkpoint is {k}, but {ts} is not applied (applied up to {last})");
             self.violate("C1", text);
         }
     }
 
+    /// M2, when a transaction leaves for the downstream.
+    fn judge_sent(&mut self, request: &SinkOp) {
+        let last = match request {
+            SinkOp::Apply { records, .. } => records.last().copied(),
+            SinkOp::Ddl { ddl, .. } => Some(ddl.commit_ts),
+            SinkOp::Open | SinkOp::Begin { .. } | SinkOp::Save { .. } | SinkOp::Close => None,
+        };
+        if let Some(ts) = last {
+            let judged = self.drainer.heads.sends(ts.raw());
+            self.judge(judged);
+        }
+    }
+
+    /// Whether a commit must have an effect in the downstream.
+    pub(super) fn is_owed(&self, ts: u64, a: &Allocated) -> bool {
+        a.commits
+            && match &a.owes {
+                Owes::Effect | Owes::Truncate => true,
+                Owes::Perhaps => false,
+                Owes::Rows(tables) => {
+                    self.tidb.as_ref().is_some_and(|tidb| tables.iter().any(|table| tidb.is_there(*table, ts)))
+                }
+            }
+    }
+
     fn judge_effect(&self, last: u64, done: Done) -> Result<(), (&'static str, String)> {
         let ts = done.commit_ts;
+        let again = ts == last && self.allocated.get(&ts).is_some_and(|a| a.owes == Owes::Truncate);
+        if again {
+            return Ok(());
+        }
         if ts <= last {
             return Err(("A1", format!("{ts} is applied after {last}: repeated, or out of order")));
         }
-        if let Some((gap, a)) = self.allocated.range((Excluded(last), Excluded(ts))).find(|(_, a)| a.commits) {
+        if let Some((gap, a)) =
+            self.allocated.range((Excluded(last), Excluded(ts))).find(|(ts, a)| self.is_owed(**ts, a))
+        {
             let text = format!("{ts} is applied after {last}; {gap} (txn {}, pump {}) is left out", a.txn, a.pump);
             return Err(("A1", text));
         }
         match self.allocated.get(&ts).filter(|a| a.commits) {
-            Some(a) if self.client.txns[a.txn as usize].digest == done.digest => Ok(()),
+            Some(a) if a.digest == done.digest => Ok(()),
             Some(a) => Err(("A1", format!("{ts} is applied with another value than txn {} wrote", a.txn))),
             None => Err(("A1", format!("{ts} is applied, but nobody committed it"))),
         }
@@ -317,7 +464,8 @@ impl World {
         let node = &mut self.drainer;
         node.void = node.inc;
         if node.sink.restore(&mut node.rng) {
-            node.judged = node.sink.effects.len();
+            node.judged = node.sink.effects().len();
+            self.fires(Fault::SinkRestore);
             self.line(Weight::Short, "sink", || "an older dump is restored".to_owned());
         }
     }

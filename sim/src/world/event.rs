@@ -3,9 +3,11 @@
 use super::client::{Call, Step};
 use binlog_core::drainer;
 use binlog_core::ids::{CommitTs, OpId};
+use binlog_core::index::op::IndexOp;
 use binlog_core::node::status::NodeStatus;
 use binlog_core::pump;
 use binlog_core::sink::op::SinkOp;
+use binlog_sim_models::tidb::request::{Reply, Request, Token};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -40,6 +42,13 @@ pub enum Ev {
         node: usize,
         inc: u32,
         slot: u64,
+    },
+    /// A flush or a scan that has left the queue of the index.
+    IndexAside {
+        node: usize,
+        inc: u32,
+        op: OpId,
+        request: Box<IndexOp>,
     },
     IndexRun {
         node: usize,
@@ -89,6 +98,22 @@ pub enum Ev {
     WriteTimeout {
         call: Call,
     },
+    /// A request of a TiDB reaches PD or TiKV.
+    TidbRequest {
+        request: Box<Request>,
+    },
+    TidbAnswer {
+        token: Token,
+        reply: Reply,
+    },
+    TidbTick {
+        at: u64,
+    },
+    TidbRestart {
+        server: usize,
+    },
+    /// What readers and TiKV's GC do now and then.
+    TidbSettle,
     PullArrives {
         stream: u64,
     },
@@ -131,6 +156,8 @@ pub enum Ev {
         inc: u32,
         op: OpId,
         job: Option<i64>,
+        /// The snapshot, once there is one: a read waits out the locks that it meets.
+        snapshot: Option<u64>,
     },
     DrainerNotify {
         call: u64,
@@ -156,6 +183,7 @@ impl Ev {
             Self::PumpTick { node, .. } => (7, *node as u64),
             Self::LogRun { node, slot, .. } => (8, *node as u64 | slot << 8),
             Self::IndexRun { node, .. } => (9, *node as u64),
+            Self::IndexAside { op, .. } => (65, op.raw()),
             Self::PumpTso { op, .. } => (10, op.raw()),
             Self::PumpPut { op, .. } => (11, op.raw()),
             Self::PumpNotify { op, .. } => (12, op.raw()),
@@ -180,6 +208,11 @@ impl Ev {
             Self::DrainerNotify { call } => (30, *call),
             Self::Sink { op, .. } => (31, op.raw()),
             Self::SinkSettle => (32, 0),
+            Self::TidbRequest { request } => (34, request.token.0),
+            Self::TidbAnswer { token, .. } => (35, token.0),
+            Self::TidbTick { .. } => (36, 0),
+            Self::TidbRestart { server } => (38, *server as u64),
+            Self::TidbSettle => (37, 0),
             Self::Crash { node, .. } => (33, *node as u64),
         };
         kind << 56 ^ who

@@ -3,13 +3,15 @@
 
 use super::event::Ev;
 use super::{MS, World};
-use crate::oracle::log::{P, chain};
+use crate::oracle::log::{C, Name, P, chain};
 use crate::oracle::pump::{index_is_fold, indexes};
 use crate::plan::{Kind, Profile};
 use crate::rng::{Rng, skewed};
 use crate::sink::Way;
 use crate::trace::Weight;
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{Action, Input};
+use binlog_core::time::Tso;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 
 impl World {
@@ -18,8 +20,13 @@ impl World {
         let node = usize::try_from(action.node).unwrap_or(0) % self.pumps.len().max(1);
         let (ms, n) = (action.ms * MS, u32::try_from(action.n).unwrap_or(1));
         let until = self.now + ms;
-        *self.fired.entry(action.kind).or_insert(0) += 1;
+        if !action.kind.waits() {
+            self.fires(action.kind);
+        }
         self.line(Weight::Short, "plan", || format!("{} node {node} for {} ms, {n}", action.kind.name(), action.ms));
+        if let Some(timeline) = &mut self.trace.timeline {
+            timeline.fault(self.now, ms, format!("{} {node}", action.kind.name()));
+        }
         let pump = &mut self.pumps[node];
         match action.kind {
             Kind::Kill | Kind::PowerLoss => {
@@ -38,6 +45,13 @@ impl World {
                 self.pump_input(node, inc, Input::Shutdown);
                 self.after(ms, Ev::ActionEnd(index));
             }
+            Kind::Pause | Kind::Close => {
+                let inc = pump.inc;
+                self.stopping.insert(index, inc);
+                self.operator(node, if action.kind == Kind::Pause { Action::Pause } else { Action::Close });
+                self.after(ms, Ev::ActionEnd(index));
+            }
+            Kind::CancelClose => self.operator(node, Action::Cancel),
             Kind::Join => {
                 let node = self.pumps.len();
                 self.add_pump(node);
@@ -80,19 +94,26 @@ impl World {
                 self.stop_drainer();
                 self.after(ms, Ev::ActionEnd(index));
             }
-            Kind::SinkLostBefore => self.drainer.sink.ways.push_back(Way::LostBefore),
-            Kind::SinkLostAfter => self.drainer.sink.ways.push_back(Way::LostAfter),
-            Kind::SinkLimbo => self.drainer.sink.ways.push_back(Way::Limbo),
-            Kind::SinkDeadlock => self.drainer.sink.ways.push_back(Way::Deadlock),
-            Kind::SinkHalfDone => self.drainer.sink.ways.push_back(Way::HalfDone),
-            Kind::SinkFailOver => self.drainer.sink.ways.push_back(Way::LoseSuffix),
+            Kind::CrashTidb | Kind::LoseKv | Kind::DropCommit | Kind::LoseCommit | Kind::TikvGc => {
+                self.tidb_fault(index, &action);
+            }
+            Kind::SinkLostBefore => self.drainer.sink.ways().push_back(Way::LostBefore),
+            Kind::SinkLostAfter => self.drainer.sink.ways().push_back(Way::LostAfter),
+            Kind::SinkLimbo => self.drainer.sink.ways().push_back(Way::Limbo),
+            Kind::SinkDeadlock => self.drainer.sink.ways().push_back(Way::Deadlock),
+            Kind::SinkHalfDone => self.drainer.sink.ways().push_back(Way::HalfDone),
+            Kind::SinkFailOver => self.drainer.sink.ways().push_back(Way::LoseSuffix),
             Kind::SlowRegistry => (self.registry_slow, self.registry_delay) = (until, ms),
             Kind::SinkRestore => {
                 self.restore_downstream();
                 self.after(ms, Ev::DrainerStart);
             }
             Kind::Rot => {
-                pump.rotten |= pump.disk.rot();
+                let rots = pump.disk.rot();
+                pump.rotten |= rots;
+                if rots {
+                    self.fires(Kind::Rot);
+                }
             }
         }
     }
@@ -105,6 +126,9 @@ impl World {
                 self.kill_pump(node, true);
                 self.after(50 * MS, Ev::PumpStart { node });
             }
+            // Serves on, closes for as long as that takes, or is gone and started again after a while.
+            Kind::Pause | Kind::Close if self.pumps[node].proc.is_some() => {}
+            Kind::Pause | Kind::Close => self.after(MS, Ev::PumpStart { node }),
             // Still stopping, or gone already.
             Kind::Stop
                 if self.pumps[node].proc.is_some() && self.stopping.get(&index) == Some(&self.pumps[node].inc) =>
@@ -112,6 +136,7 @@ impl World {
                 self.after(100 * MS, Ev::ActionEnd(index));
             }
             Kind::Stop => self.after(MS, Ev::PumpStart { node }),
+            Kind::CrashTidb => self.tidb_fault_ends(&action),
             Kind::NoSpace => self.pumps[node].disk.armed.no_space = false,
             Kind::LowSpace => self.space(node, 1 << 40),
             Kind::PdDown => self.pd.set_up(true),
@@ -147,7 +172,8 @@ impl World {
         self.pd.set_up(true);
         (self.registry_down, self.registry_slow) = (0, 0);
         self.plan.config.lose_percent = 0;
-        self.drainer.sink.ways.clear();
+        self.drainer.sink.ways().clear();
+        self.tidb_heal();
         for node in 0..self.pumps.len() {
             let pump = &mut self.pumps[node];
             pump.disk.armed = crate::disk::Armed::default();
@@ -173,14 +199,22 @@ impl World {
             self.after(200 * MS, Ev::Look);
             return;
         }
-        if self.client.running == 0 && self.target.is_none() {
+        let over = self.client.running == 0 && self.tidb.as_ref().is_none_or(|tidb| tidb.is_over());
+        if over && self.target.is_none() {
             self.target = self.tso().map(|ts| ts.raw());
         }
         if self.target.is_some_and(|target| self.converged(target)) {
             self.final_checks();
             self.finished = true;
         } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS) * MS {
-            let oracle = if self.client.running > 0 { "V1" } else { "V2" };
+            let closing = self.pumps.iter().filter_map(|p| p.proc.as_ref()).any(|p| p.pump.status().closing.is_some());
+            let oracle = if closing {
+                "V3"
+            } else if !over {
+                "V1"
+            } else {
+                "V2"
+            };
             self.violate(oracle, format!("not converged {CONVERGE_MS} ms after the faults: {}", self.reasons()));
         } else {
             self.after(100 * MS, Ev::Look);
@@ -189,6 +223,11 @@ impl World {
 
     fn converged(&self, target: u64) -> bool {
         let pumps = self.pumps.iter().all(|p| p.watch.published >= target);
+        // V3: whoever closes gets to the end.
+        let closing = |p: &super::pump::PumpNode| p.proc.as_ref().is_some_and(|p| p.pump.status().closing.is_some());
+        if self.pumps.iter().any(closing) {
+            return false;
+        }
         let drainer = self.plan.config.drainers == 0 || self.drainer.checkpoint() >= target;
         pumps && drainer && self.readers_reached(target)
     }
@@ -212,14 +251,14 @@ impl World {
             Ok(None) => {}
             Ok(Some((from, to))) => {
                 self.trace.fold(to);
+                self.trace.point(self.now, || format!("watermark of pump-{node}"), Tso::new(to).physical_ms());
                 let pump = &self.pumps[node];
                 let owed =
                     self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
-                let missing = owed
-                    .map(|(ts, a)| (*ts, *a))
-                    .find(|(ts, a)| !indexes(&pump.kv, *ts, self.client.txns[a.txn as usize].start_ts));
-                if let Some((ts, a)) = missing {
-                    let text = format!("pump {node} publishes {to}, but commit {ts} of txn {} is not indexed", a.txn);
+                let missing =
+                    owed.map(|(ts, a)| (*ts, a.txn, a.start_ts)).find(|(ts, _, start)| !indexes(&pump.kv, *ts, *start));
+                if let Some((ts, txn, _)) = missing {
+                    let text = format!("pump {node} publishes {to}, but commit {ts} of txn {txn} is not indexed");
                     self.violate("W2", text);
                 }
             }
@@ -240,14 +279,15 @@ impl World {
         let folds = index_is_fold(&records, &pump.kv).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
         let mut lost = Ok(());
         if self.plan.config.sync_log == 1 {
-            for txn in &pump.accepted {
-                let txn = &self.client.txns[*txn];
-                if !records.iter().any(|r| r.name == (P, txn.start_ts, 0) && r.payload == txn.p) {
-                    lost = Err(("D1", format!("pump {node} lost the prewrite of start {}", txn.start_ts)));
+            let held: BTreeMap<Name, &[u8]> = records.iter().map(|r| (r.name, r.payload.as_slice())).collect();
+            for (start, p) in &pump.accepted {
+                if held.get(&(P, *start, 0)) != Some(&p.as_ref()) {
+                    lost = Err(("D1", format!("pump {node} lost the prewrite of start {start}")));
                 }
             }
-            for ts in pump.committed.keys() {
-                if !records.iter().any(|r| r.name.2 == *ts && r.name.0 == crate::oracle::log::C) {
+            let commits: BTreeSet<u64> = held.keys().filter(|name| name.0 == C).map(|name| name.2).collect();
+            for ts in &pump.committed {
+                if !commits.contains(ts) {
                     lost = Err(("D1", format!("pump {node} lost commit {ts}")));
                 }
             }
@@ -266,13 +306,16 @@ impl World {
         if self.plan.config.drainers > 0 {
             self.judge_sink();
             let target = self.target.unwrap_or(0);
-            let committed: Vec<u64> =
-                self.allocated.range(..=target).filter(|(_, a)| a.commits).map(|(t, _)| *t).collect();
-            let applied: Vec<u64> = self.drainer.sink.effects.iter().map(|e| e.commit_ts).collect();
-            if committed != applied {
-                let (c, a) = (committed.len(), applied.len());
-                self.violate("A1", format!("{c} transactions are committed, {a} are applied"));
+            let applied: BTreeSet<u64> = self.drainer.sink.effects().iter().map(|e| e.commit_ts).collect();
+            let owed = self.allocated.range(..=target).filter(|(ts, a)| self.is_owed(**ts, a));
+            let lost = owed.map(|(ts, _)| *ts).find(|ts| !applied.contains(ts));
+            let invented = applied.iter().find(|ts| !self.allocated.get(*ts).is_some_and(|a| a.commits)).copied();
+            if let Some(ts) = lost.or(invented) {
+                let (what, n) =
+                    (if lost.is_some() { "committed, but not" } else { "not committed, but" }, applied.len());
+                self.violate("A1", format!("in the end {ts} is {what} applied ({n} are)"));
             }
+            self.compare_tables();
         }
     }
 }

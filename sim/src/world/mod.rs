@@ -1,6 +1,11 @@
 //! The world: a discrete-event loop over the machines. Events are ordered by (time, sequence); one trace hash covers them
-//! all. The parts: `pump` (process, log and index port of a Pump), `client` (TiDBs), `stream` (links that carry streams),
-//! `drainer` (process and ports of a Drainer), `faults` (actions of the plan, healing, convergence).
+//! all. The parts: `pump` (process, log and index port of a Pump), `client` and `tidb` (the upstream, one of them),
+//! `stream` (links that carry streams), `drainer` (process and ports of a Drainer), `faults` (actions of the plan, healing,
+//! convergence).
+//!
+//! There are two workloads, chosen by the plan. Light: transactions carry a digest, cheap enough for many seeds, about
+//! order, durability and exactly once. Rows (`set rows 1`): the TiDB model with real rows, DDL jobs, TiKV; the real
+//! Translator; the MySQL model, whose tables must equal the upstream's in the end.
 
 mod client;
 mod drainer;
@@ -8,6 +13,7 @@ mod event;
 mod faults;
 mod pump;
 mod stream;
+mod tidb;
 
 use crate::canary::PortCanary;
 use crate::oracle::Violation;
@@ -17,24 +23,46 @@ use crate::trace::{Trace, Weight};
 use binlog_core::time::Tso;
 use binlog_sim_models::pd::{EPOCH_MS, Pd};
 use binlog_sim_models::registry::Registry;
+use bytes::Bytes;
 use client::Client;
 use drainer::DrainerNode;
 use event::{Ev, Events};
 use pump::PumpNode;
 use std::collections::BTreeMap;
 use stream::Stream;
+use tidb::Upstream;
 
 /// Nanoseconds.
 pub const MS: u64 = 1_000_000;
 
-/// A transaction that fetched its commit timestamp.
-#[derive(Debug, Clone, Copy)]
+/// A transaction that fetched its commit timestamp: what the oracles know of the upstream.
+#[derive(Debug, Clone)]
 pub struct Allocated {
-    pub txn: u32,
+    /// For reports: a transaction of the plan, or (rows) its start.
+    pub txn: u64,
+    pub start_ts: u64,
     /// Whose acknowledgement was accepted.
     pub pump: usize,
     /// False: it will fail for certain.
     pub commits: bool,
+    /// P as it was sent.
+    pub p: Bytes,
+    /// What its effect in the downstream carries (rows: 0).
+    pub digest: u64,
+    pub owes: Owes,
+}
+
+/// What a commit must leave in the downstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owes {
+    /// One effect.
+    Effect,
+    /// One, and again after an unknown outcome: TRUNCATE (rules 8).
+    Truncate,
+    /// Perhaps one: what it changes may not be visible downstream.
+    Perhaps,
+    /// One if any of these tables is still there at its place in commit order.
+    Rows(Vec<i64>),
 }
 
 pub struct World {
@@ -52,6 +80,7 @@ pub struct World {
     registry_delay: u64,
     pumps: Vec<PumpNode>,
     client: Client,
+    tidb: Option<Box<Upstream>>,
     streams: BTreeMap<u64, Stream>,
     next_stream: u64,
     drainer: DrainerNode,
@@ -61,9 +90,11 @@ pub struct World {
     stopping: BTreeMap<usize, u32>,
     /// Everything at or below must arrive everywhere; set when all transactions are over.
     target: Option<u64>,
+    /// Calls of operators.
+    next_action: u64,
     pub violation: Option<Violation>,
     finished: bool,
-    /// Actions that took place.
+    /// Faults that took effect.
     pub fired: BTreeMap<Kind, u64>,
     /// States and transitions that were seen.
     pub seen: BTreeMap<String, u64>,
@@ -88,12 +119,14 @@ impl World {
             registry_delay: 0,
             pumps: Vec::new(),
             client: Client::new(&plan),
+            tidb: Upstream::new(&plan),
             streams: BTreeMap::new(),
             next_stream: 0,
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
             stopping: BTreeMap::new(),
             target: None,
+            next_action: 0,
             violation: None,
             finished: false,
             fired: BTreeMap::new(),
@@ -116,6 +149,12 @@ impl World {
         let txns: Vec<_> = self.plan.txns.iter().enumerate().map(|(i, t)| (i, t.at_us)).collect();
         for (index, at_us) in txns {
             self.events.push(at_us * 1000, Ev::TxnBegin { txn: index });
+        }
+        if self.tidb.is_some() {
+            for server in 0..self.plan.config.tidbs.max(1) {
+                self.trace.life(0, || format!("tidb-{server}"), true);
+            }
+            self.after(MS, Ev::TidbSettle);
         }
         let actions: Vec<_> = self.plan.actions.iter().enumerate().map(|(i, a)| (i, a.at_us)).collect();
         for (index, at_us) in actions {
@@ -161,16 +200,23 @@ impl World {
             Ev::PumpTick { node, inc, at } => self.pump_tick(node, inc, at),
             Ev::LogRun { node, inc, slot } => self.log_run(node, inc, slot),
             Ev::IndexRun { node, inc } => self.index_run(node, inc),
+            Ev::IndexAside { node, inc, op, request } => self.index_executed(node, inc, op, *request),
             Ev::PumpTso { node, inc, op } => self.pump_tso(node, inc, op),
             Ev::PumpPut { node, inc, op, status } => self.pump_put(node, inc, op, &status),
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),
             Ev::PumpListDrainers { node, inc, op } => self.pump_list_drainers(node, inc, op),
             Ev::Supervise { node, inc } => self.supervise(node, inc),
+            Ev::TxnBegin { txn } if self.tidb.is_some() => self.tidb_begin(txn),
             Ev::TxnBegin { txn } => self.txn_begin(txn),
             Ev::TxnStep { txn, step } => self.txn_step(txn, step),
             Ev::WriteArrives { node, call } => self.write_arrives(node, call),
             Ev::WriteAnswer { call, ok } => self.write_answer(call, ok),
             Ev::WriteTimeout { call } => self.write_answer(call.first(), false),
+            Ev::TidbRequest { request } => self.tidb_request(&request),
+            Ev::TidbAnswer { token, reply } => self.tidb_answer(token, reply),
+            Ev::TidbTick { at } => self.tidb_tick(at),
+            Ev::TidbRestart { server } => self.tidb_restart(server),
+            Ev::TidbSettle => self.tidb_settle(),
             Ev::PullArrives { stream } => self.pull_arrives(stream),
             Ev::StreamItem { stream, payload, commit_ts } => self.stream_item(stream, payload, commit_ts),
             Ev::StreamClosed { stream, error } => self.stream_closed(stream, error),
@@ -181,7 +227,7 @@ impl World {
             Ev::DrainerTso { inc, op } => self.drainer_tso(inc, op),
             Ev::DrainerList { inc, op } => self.drainer_list(inc, op),
             Ev::DrainerPut { inc, op, status } => self.drainer_put(inc, op, &status),
-            Ev::DrainerJob { inc, op, job } => self.drainer_job(inc, op, job),
+            Ev::DrainerJob { inc, op, job, snapshot } => self.drainer_job(inc, op, job, snapshot),
             Ev::DrainerNotify { call } => self.drainer_notify(call),
             Ev::Sink { inc, op, request } => self.sink_run(inc, op, &request),
             Ev::SinkSettle => self.sink_settle(),
@@ -209,6 +255,10 @@ impl World {
 
     fn line(&mut self, weight: Weight, node: &str, text: impl FnOnce() -> String) {
         self.trace.line(self.now, weight, node, text);
+    }
+
+    pub(crate) fn fires(&mut self, kind: Kind) {
+        *self.fired.entry(kind).or_insert(0) += 1;
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
@@ -244,7 +294,8 @@ impl World {
     /// What the world waits for, when it does not converge (V2 names the reason).
     #[must_use]
     pub fn reasons(&self) -> String {
-        let mut out = vec![format!("target {:?}", self.target), self.client.reason()];
+        let upstream = self.tidb.as_ref().map_or_else(|| self.client.reason(), |tidb| tidb.reason());
+        let mut out = vec![format!("target {:?}", self.target), upstream];
         for pump in &self.pumps {
             out.push(pump.reason());
         }

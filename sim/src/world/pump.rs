@@ -8,22 +8,26 @@ use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
 use crate::oracle::log::LogView;
-use crate::oracle::pump::Watch;
+use crate::oracle::node::{LifeWatch, Written};
+use crate::oracle::pump::{Shown, Watch};
+use crate::plan::Kind as Injected;
 use crate::rng::{Rng, skewed};
 use crate::trace::Weight;
+use binlog_core::binlog::peek::peek;
 use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::{GcConfig, PumpConfig};
+use binlog_core::pump::config::{GcConfig, PumpConfig, StreamMemory};
 use binlog_core::pump::effect::Effect;
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::Pump;
 use binlog_core::time::MonoTime;
 use binlog_core::vlog::op::LogOp;
 use binlog_sim_models::registry::Kind;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub struct PumpNode {
@@ -43,9 +47,11 @@ pub struct PumpNode {
     rate: u64,
     pub view: LogView,
     pub watch: Watch,
-    /// Transactions whose P was accepted by their client here; commits (by timestamp) that were acknowledged here.
-    pub accepted: BTreeSet<usize>,
-    pub committed: BTreeMap<u64, usize>,
+    pub life: LifeWatch,
+    pub shown: Shown,
+    /// P (by start) and commits (by timestamp) whose acknowledgement by this Pump reached their client.
+    pub accepted: BTreeMap<u64, Bytes>,
+    pub committed: BTreeSet<u64>,
     /// Where its reader is.
     pub reader: u64,
     pub rotten: bool,
@@ -94,8 +100,10 @@ impl PumpNode {
             index_stall: 0,
             view: LogView::default(),
             watch: Watch::default(),
-            accepted: BTreeSet::new(),
-            committed: BTreeMap::new(),
+            life: LifeWatch::default(),
+            shown: Shown::default(),
+            accepted: BTreeMap::new(),
+            committed: BTreeSet::new(),
             reader: 0,
             rotten: false,
         }
@@ -143,12 +151,15 @@ impl World {
             max_batch_records: usize::try_from(c.max_batch_records).unwrap_or(1),
             sync_log: c.sync_log == 1,
             fake_interval_ms: c.fake_ms,
+            fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
             stop_write_at_available_space: 1 << 20,
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
-            gc: GcConfig::default(),
+            stream_memory: stream_memory(self.plan.seed, (node as u64) << 32 | u64::from(pump.inc)),
+            // The oracles of the log know no GC yet.
+            gc: GcConfig { keep_ms: u64::MAX, ..GcConfig::default() },
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -167,7 +178,9 @@ impl World {
             checked: false,
         });
         pump.watch.restart(&pump.kv);
+        pump.life.restart(previous);
         let inc = pump.inc;
+        self.trace.life(now, || format!("pump-{node}"), true);
         self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
         if self.plan.config.readers > 0 {
@@ -190,6 +203,7 @@ impl World {
         if power {
             pump.disk.power_loss();
         }
+        self.trace.life(self.now, || format!("pump-{node}"), false);
         self.line(Weight::Short, &format!("pump-{node}"), || (if power { "loses power" } else { "is killed" }).into());
         self.drop_streams_of(node);
     }
@@ -200,8 +214,28 @@ impl World {
         let mono = pump.mono(now);
         let Some(proc) = &mut pump.proc else { return };
         self.trace.line(now, Weight::Full, &format!("pump-{node}"), || format!("<- {}", clip(&format!("{input:?}"))));
+        let written = match &input {
+            Input::Write { payload, .. } => peek(payload).ok().filter(|p| !p.is_probe()).map(|p| p.tp),
+            Input::NotifyDone { result: Ok(()), .. } => {
+                pump.life.notified();
+                None
+            }
+            _ => None,
+        };
+        let written = written.map(|tp| if tp == 0 { Written::Prewrite } else { Written::Other });
+        let before = written.map(|_| proc.pump.status());
         proc.pump.handle(mono, input);
         proc.pump.check();
+        let after = proc.pump.status();
+        let moved = pump.life.is_now(after.state);
+        let wrote = match (written, before) {
+            (Some(kind), Some(before)) => pump.life.wrote(kind, &before, &after),
+            _ => Ok(()),
+        };
+        let name =
+            |judged: Result<(), (&'static str, String)>| judged.map_err(|(o, t)| (o, format!("pump {node}: {t}")));
+        self.judge(name(moved));
+        self.judge(name(wrote));
         self.after_pump(node, inc);
     }
 
@@ -258,6 +292,7 @@ impl World {
                 self.after(wait, Ev::PumpTso { node, inc, op });
             }
             Effect::PutStatus { op, status } => {
+                self.judge_entry(node, &status);
                 let wait = self.latency();
                 self.after(wait, Ev::PumpPut { node, inc, op, status: Box::new(status) });
             }
@@ -270,13 +305,17 @@ impl World {
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
             Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
-            Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                self.item_sent(node, stream, start_ts, commit_ts, payload);
+            Effect::StreamItems { stream, items } => {
+                for item in items {
+                    self.item_sent(node, stream, item);
+                }
             }
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
+            Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
             Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
             Effect::Stopped => {
+                self.trace.life(self.now, || format!("pump-{node}"), false);
                 self.line(Weight::Short, &format!("pump-{node}"), || "stopped".to_owned());
                 let pump = &mut self.pumps[node];
                 pump.proc = None;
@@ -284,6 +323,30 @@ impl World {
                 self.drop_streams_of(node);
             }
         }
+    }
+
+    /// N2, N3, when the entry leaves.
+    fn judge_entry(&mut self, node: usize, entry: &NodeStatus) {
+        let Some(own) = self.pumps[node].proc.as_ref().map(|p| p.pump.status()) else { return };
+        self.note(|| format!("pump registers {}", entry.state));
+        let drainers = self.registry.list(Kind::Drainer).unwrap_or_default();
+        let mine = self.allocated.iter().rev().find(|(_, a)| a.commits && a.pump == node);
+        let largest = mine.map_or(0, |(ts, _)| *ts);
+        let judged = self.pumps[node].life.registers(entry, &own, &drainers, largest);
+        self.judge(judged.map_err(|(o, t)| (o, format!("pump {node}: {t}"))));
+    }
+
+    /// An operator asks for something.
+    pub(super) fn operator(&mut self, node: usize, action: Action) {
+        let Some(inc) = self.pumps.get(node).map(|p| p.inc) else { return };
+        // Somebody who closes a Pump before the first Drainer is known would give its data up.
+        let drainers = self.registry.list(Kind::Drainer).unwrap_or_default().len();
+        if action == Action::Close && drainers == 0 && self.plan.config.drainers > 0 {
+            return;
+        }
+        self.next_action += 1;
+        let call = self.next_action;
+        self.pump_input(node, inc, Input::Action { call, action });
     }
 
     /// H3: only what was injected may make a Pump complain.
@@ -347,10 +410,21 @@ impl World {
                 many => pump.view.written(*slot, at, &many.concat()),
             };
         }
+        let armed = pump.disk.armed.clone();
         let result = pump.disk.execute(&request);
+        let left = &pump.disk.armed;
+        let fired = [
+            (Injected::FailSync, left.sync < armed.sync),
+            (Injected::FailWrite, left.write < armed.write),
+            (Injected::ShortWrite, left.short_write < armed.short_write),
+            (Injected::FailRead, left.read < armed.read),
+            (Injected::FailCreate, left.create < armed.create),
+            (Injected::NoSpace, armed.no_space && matches!(result, Err(IoFault::NoSpace(_)))),
+        ];
         if let (LogOp::Sync { slot }, Ok(_)) = (&request, &result) {
             pump.view.synced(*slot);
         }
+        fired.into_iter().filter(|(_, fired)| *fired).for_each(|(kind, _)| self.fires(kind));
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         if more {
@@ -372,17 +446,31 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(proc) = &mut pump.proc else { return };
         let Some((op, request)) = proc.index.pop_front() else { return };
-        let more = !proc.index.is_empty();
+        if !proc.index.is_empty() {
+            self.schedule_index(node, inc);
+        }
+        if matches!(request, IndexOp::Scan { .. } | IndexOp::Flush) {
+            // They leave the queue: what follows may be done first.
+            let wait = skewed(&mut self.pumps[node].rng, 5, 3000) * 1000;
+            self.after(wait, Ev::IndexAside { node, inc, op, request: Box::new(request) });
+        } else {
+            self.index_executed(node, inc, op, request);
+        }
+    }
+
+    pub(super) fn index_executed(&mut self, node: usize, inc: u32, op: OpId, request: IndexOp) {
+        let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc && p.proc.is_some()) else { return };
         let judged = match &request {
             IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
             _ => Ok(()),
         };
+        let armed = pump.kv.armed;
         let result = pump.kv.execute(request);
+        if pump.kv.armed < armed {
+            self.fires(Injected::FailIndex);
+        }
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
-        if more {
-            self.schedule_index(node, inc);
-        }
         self.pump_input(node, inc, Input::IndexDone { op, result });
     }
 
@@ -454,6 +542,17 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let Some(op) = pump.proc.as_mut().and_then(|p| p.notifies.remove(&call)) else { return };
         self.notify_done(node, inc, op, result.map_err(IoFault::Unavailable));
+    }
+}
+
+/// Each life of a Pump keeps another amount for streams, so that items come from memory, from index and log, and from both in turn.
+fn stream_memory(seed: u64, life: u64) -> StreamMemory {
+    let mut rng = Rng::new(seed).fork_n("stream memory", life);
+    match rng.index(4) {
+        0 => StreamMemory { tail_bytes: 0, entries: 0 },
+        1 => StreamMemory { tail_bytes: 16 << 10, entries: 3 },
+        2 => StreamMemory { tail_bytes: 256 << 10, entries: 40 },
+        _ => StreamMemory::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{CommitTs, NodeId, StreamId};
 use binlog_core::proto::binlog::Binlog;
+use binlog_core::pump::effect::StreamItem;
 use binlog_core::pump::input::Input;
 use bytes::Bytes;
 use prost::Message;
@@ -90,14 +91,8 @@ impl World {
     }
 
     /// S1, S2, W3, D3 at emission.
-    pub(super) fn item_sent(
-        &mut self,
-        node: usize,
-        stream: StreamId,
-        start_ts: i64,
-        commit_ts: CommitTs,
-        payload: [Bytes; 2],
-    ) {
+    pub(super) fn item_sent(&mut self, node: usize, stream: StreamId, item: StreamItem) {
+        let StreamItem { start_ts, commit_ts, payload } = item;
         let ts = commit_ts.raw();
         self.trace.fold(ts);
         let payload: Bytes = if payload[1].is_empty() { payload[0].clone() } else { payload.concat().into() };
@@ -117,6 +112,8 @@ impl World {
         if !Self::is_fake(&payload, ts) {
             let judged = self.judge_item(node, start_ts, ts, &payload);
             self.judge(judged);
+            let judged = self.pumps[node].shown.item(start_ts.cast_unsigned(), ts);
+            self.judge(judged);
         }
         let cut = self.streams.get(&stream.raw()).map_or(0, |s| self.cut_until(s));
         let at = (self.now + self.latency()).max(cut);
@@ -130,11 +127,10 @@ impl World {
         let Some(a) = self.allocated.get(&ts).filter(|a| a.commits && a.pump == node) else {
             return Err(("D3", format!("pump {node} sends {ts}, which nobody committed through it")));
         };
-        let txn = &self.client.txns[a.txn as usize];
-        let mut want = Binlog::decode(txn.p.clone()).unwrap_or_default();
+        let mut want = Binlog::decode(a.p.clone()).unwrap_or_default();
         (want.tp, want.commit_ts) = (1, ts.cast_signed());
         let got = Binlog::decode(payload).ok();
-        if got.as_ref() != Some(&want) || start_ts.cast_unsigned() != txn.start_ts {
+        if got.as_ref() != Some(&want) || start_ts.cast_unsigned() != a.start_ts {
             return Err(("W3", format!("pump {node} sends for {ts} another value than its client wrote: {got:?}")));
         }
         Ok(())
@@ -168,7 +164,10 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
             }
-            To::Drainer { inc, source } => self.drainer_input(inc, DrainerIn::SourceItem { source, payload }),
+            To::Drainer { inc, source } => {
+                self.drainer.heads.shows(inc, node, commit_ts.raw());
+                self.drainer_input(inc, DrainerIn::SourceItem { source, payload });
+            }
         }
     }
 

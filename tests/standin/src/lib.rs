@@ -18,12 +18,14 @@ mod pd;
 pub mod process;
 pub mod regions;
 mod tikv;
+mod tls_front;
 pub mod tso;
 mod wire;
 
 use anyhow::{Context, Result};
 use binlog_cluster::generated::pdpb::pd_server::PdServer;
 use binlog_cluster::generated::tikvpb::tikv_server::TikvServer;
+use binlog_cluster::tls::Security;
 use binlog_core::time::Tso;
 use binlog_sim_models::tikv::{Mutation, Tikv};
 use capture::Capture;
@@ -45,18 +47,27 @@ pub struct Options {
     pub cluster_id: u64,
     /// Where etcd's data and logs go; a temporary directory when absent.
     pub work_dir: Option<PathBuf>,
+    /// TLS on PD's and TiKV's ports.
+    pub security: Security,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pd_port: 0, tikv_port: 0, control_port: 0, cluster_id: 7_710_470_937_905_117_241, work_dir: None }
+        Self {
+            pd_port: 0,
+            tikv_port: 0,
+            control_port: 0,
+            cluster_id: 7_710_470_937_905_117_241,
+            work_dir: None,
+            security: Security::plaintext(),
+        }
     }
 }
 
 /// The state that all services share.
 pub struct Shared {
     cluster_id: AtomicU64,
-    /// `http://host:port` of PD's port.
+    /// `http://host:port` of PD's port; `https` with TLS.
     pub pd_url: String,
     /// `host:port` of TiKV's port, as a store's address.
     pub tikv_addr: String,
@@ -148,7 +159,8 @@ impl Standin {
         let pd = bind(options.pd_port).await.context("PD's port")?;
         let tikv = bind(options.tikv_port).await.context("TiKV's port")?;
         let control = bind(options.control_port).await.context("the control port")?;
-        let pd_url = format!("http://{}", pd.local_addr()?);
+        let scheme = if options.security.is_tls() { "https" } else { "http" };
+        let pd_url = format!("{scheme}://{}", pd.local_addr()?);
         let control_url = format!("http://{}", control.local_addr()?);
         let shared = Arc::new(Shared {
             cluster_id: AtomicU64::new(options.cluster_id),
@@ -159,6 +171,8 @@ impl Standin {
             faults: faults::Faults::default(),
             pd_url: pd_url.clone(),
         });
+        let (pd, pd_front) = tls_front::before(pd, &options.security).await?;
+        let (tikv, tikv_front) = tls_front::before(tikv, &options.security).await?;
         let etcd = etcd::PrivateEtcd::start(&pd_url, options.work_dir.as_deref()).await?;
 
         let (channel, registry) = (etcd.channel()?, shared.clone());
@@ -175,11 +189,12 @@ impl Standin {
             .add_service(TikvServer::new(tikv::TikvService(shared.clone())).max_decoding_message_size(usize::MAX))
             .serve_with_incoming(TcpListenerStream::new(tikv));
         let control_router = control::router(shared.clone());
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(async move { report("PD", pd_server.await) }),
             tokio::spawn(async move { report("TiKV", tikv_server.await) }),
             tokio::spawn(async move { report("control", axum::serve(control, control_router).await) }),
         ];
+        tasks.extend(pd_front.into_iter().chain(tikv_front));
         Ok(Self { shared, control_url, tasks, etcd })
     }
 

@@ -6,6 +6,7 @@
 
 use crate::error::{PdError, message_of};
 use crate::generated::pdpb::pd_client::PdClient as Grpc;
+use crate::tls::Security;
 use crate::transport::{self, UNLIMITED_MESSAGE};
 use binlog_core::ids::ClusterId;
 use binlog_core::proto::pdpb;
@@ -31,6 +32,7 @@ pub(super) struct View {
 /// Shared by all calls; the lock is never held across an await.
 pub(super) struct Members {
     configured: Vec<String>,
+    security: Security,
     state: Mutex<State>,
 }
 
@@ -46,12 +48,13 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Members {
     /// Asks the configured members until one answers.
-    pub async fn learn(configured: &[String]) -> Result<Self, PdError> {
-        let configured = configured.iter().map(|u| transport::normalize(u)).collect::<Result<Vec<_>, _>>()?;
+    pub async fn learn(configured: &[String], security: &Security) -> Result<Self, PdError> {
+        let normal = |u: &String| transport::normalize(u, security);
+        let configured = configured.iter().map(normal).collect::<Result<Vec<_>, _>>()?;
         let mut channels = BTreeMap::new();
-        let view = ask(&configured, &mut |url| channel(&mut channels, url), None).await?;
-        let members = Self { configured, state: Mutex::new(State { view, channels: BTreeMap::new(), leader_turn: 0 }) };
-        Ok(members)
+        let view = ask(&configured, security, &mut |url| channel(&mut channels, url, security), None).await?;
+        let state = Mutex::new(State { view, channels: BTreeMap::new(), leader_turn: 0 });
+        Ok(Self { configured, security: security.clone(), state })
     }
 
     /// Asks the known members, then the configured ones, and takes over what the first one says.
@@ -62,7 +65,9 @@ impl Members {
             urls.extend(self.configured.iter().filter(|u| !state.view.urls.contains(u)).cloned());
             (urls, state.view.cluster_id)
         };
-        let view = ask(&urls, &mut |url| channel(&mut self.lock().channels, url), Some(own)).await?;
+        let security = &self.security;
+        let view =
+            ask(&urls, security, &mut |url| channel(&mut self.lock().channels, url, security), Some(own)).await?;
         let mut state = self.lock();
         if state.view != view {
             tracing::info!(leader = ?view.leader, members = ?view.urls, "PD members changed");
@@ -82,7 +87,7 @@ impl Members {
             0 => return Err(PdError::NoLeader),
             n => state.view.leader.get(turn % n).cloned().ok_or(PdError::NoLeader)?,
         };
-        let client = channel(&mut state.channels, &url)?;
+        let client = channel(&mut state.channels, &url, &self.security)?;
         Ok((url, client))
     }
 
@@ -97,6 +102,10 @@ impl Members {
         self.lock().view.cluster_id
     }
 
+    pub const fn security(&self) -> &Security {
+        &self.security
+    }
+
     pub fn urls(&self) -> Vec<String> {
         self.lock().view.urls.clone()
     }
@@ -107,11 +116,11 @@ impl Members {
     }
 }
 
-fn channel(channels: &mut BTreeMap<String, Client>, url: &str) -> Result<Client, PdError> {
+fn channel(channels: &mut BTreeMap<String, Client>, url: &str, security: &Security) -> Result<Client, PdError> {
     if let Some(client) = channels.get(url) {
         return Ok(client.clone());
     }
-    let channel = transport::endpoint(url)?.connect_lazy();
+    let channel = transport::endpoint(url, security)?.connect_lazy();
     let client = Grpc::new(channel).max_decoding_message_size(UNLIMITED_MESSAGE);
     channels.insert(url.to_owned(), client.clone());
     Ok(client)
@@ -120,6 +129,7 @@ fn channel(channels: &mut BTreeMap<String, Client>, url: &str) -> Result<Client,
 /// The first usable answer to GetMembers. All are asked at once: one that hangs must not use up its callers' time.
 async fn ask(
     urls: &[String],
+    security: &Security,
     client: &mut (dyn FnMut(&str) -> Result<Client, PdError> + Send),
     own: Option<ClusterId>,
 ) -> Result<View, PdError> {
@@ -131,7 +141,7 @@ async fn ask(
             match tokio::time::timeout(MEMBER_TIMEOUT, client.get_members(request)).await {
                 Err(_) => Err(format!("{url}: no answer within {} ms", MEMBER_TIMEOUT.as_millis())),
                 Ok(Err(status)) => Err(format!("{url}: {}", message_of(&status))),
-                Ok(Ok(reply)) => match view_of(reply.into_inner()) {
+                Ok(Ok(reply)) => match view_of(reply.into_inner(), security) {
                     Ok(view) => Ok((url, view)),
                     Err(what) => Err(format!("{url}: {what}")),
                 },
@@ -162,7 +172,7 @@ async fn ask(
     }
 }
 
-fn view_of(reply: pdpb::GetMembersResponse) -> Result<View, String> {
+fn view_of(reply: pdpb::GetMembersResponse, security: &Security) -> Result<View, String> {
     let header = reply.header.ok_or("the reply has no header")?;
     if let Some(e) = header.error
         && e.r#type != pdpb::ErrorType::Ok as i32
@@ -172,8 +182,9 @@ fn view_of(reply: pdpb::GetMembersResponse) -> Result<View, String> {
     if header.cluster_id == 0 {
         return Err("the cluster is not bootstrapped yet (cluster id 0)".to_owned());
     }
-    let normal =
-        |urls: &[String]| -> Vec<String> { urls.iter().filter_map(|u| transport::normalize(u).ok()).collect() };
+    let normal = |urls: &[String]| -> Vec<String> {
+        urls.iter().filter_map(|u| transport::normalize(u, security).ok()).collect()
+    };
     let mut urls: Vec<String> = Vec::new();
     // A cluster has a handful of members; the cap only bounds what a broken peer can make us keep.
     for member in reply.members.iter().take(MAX_MEMBERS) {
@@ -199,6 +210,7 @@ mod tests {
 
     #[test]
     fn replies() {
+        let view_of = |reply| view_of(reply, &Security::plaintext());
         let header = |id| Some(pdpb::ResponseHeader { cluster_id: id, error: None });
         let reply = pdpb::GetMembersResponse {
             header: header(7),

@@ -8,6 +8,7 @@ mod members;
 mod tso;
 
 use crate::error::PdError;
+use crate::tls::Security;
 use binlog_core::ids::ClusterId;
 use binlog_core::proto::{metapb, pdpb};
 use binlog_core::time::Tso;
@@ -68,7 +69,15 @@ impl PdClient {
     /// # Errors
     /// A bad address, or no member that answers; one pass over all addresses, the caller decides whether to try again.
     pub async fn connect(urls: &[String]) -> Result<Self, PdError> {
-        let members = Arc::new(Members::learn(urls).await?);
+        Self::connect_with(urls, &Security::plaintext()).await
+    }
+
+    /// [`PdClient::connect`] with TLS, if `security` has it; so does every [`crate::tikv::TikvClient`] behind this client.
+    ///
+    /// # Errors
+    /// As [`PdClient::connect`].
+    pub async fn connect_with(urls: &[String], security: &Security) -> Result<Self, PdError> {
+        let members = Arc::new(Members::learn(urls, security).await?);
         let tso = tso::spawn(Arc::clone(&members));
         let inner = Arc::new(Inner { members, tso });
         let weak = Arc::downgrade(&inner);
@@ -87,6 +96,12 @@ impl PdClient {
     #[must_use]
     pub fn cluster_id(&self) -> ClusterId {
         self.inner.members.cluster_id()
+    }
+
+    /// How this client talks to PD, and to be used with TiKV.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        self.inner.members.security()
     }
 
     /// The members' announced addresses as last learned.

@@ -198,7 +198,7 @@ impl TikvClient {
             return Ok(store.clone());
         }
         let store = self.pd.get_store(id).await?;
-        let channel = transport::endpoint(&store.address)?.connect_lazy();
+        let channel = transport::endpoint(&store.address, self.pd.security())?.connect_lazy();
         let client = Grpc::new(channel).max_decoding_message_size(UNLIMITED_MESSAGE);
         self.lock().stores.insert(id, client.clone());
         Ok(client)

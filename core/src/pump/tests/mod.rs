@@ -1,12 +1,18 @@
 //! Tests of the whole Pump over ports in memory.
 
+mod fakes;
 mod gc;
 #[cfg(feature = "canary")]
 mod gc_canary;
 mod life;
+<<<<<<< HEAD
 mod original;
+=======
+mod offline;
+>>>>>>> main
 mod random;
 mod recovery;
 mod streams;
+mod streams_random;
 pub(crate) mod world;
 mod writes;

@@ -7,7 +7,7 @@ use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::machine::Machine;
 use crate::node::status::{NodeState, NodeStatus};
 use crate::proto::binlog::Binlog;
-use crate::pump::config::PumpConfig;
+use crate::pump::config::{PumpConfig, StreamMemory};
 use crate::pump::effect::{Effect, Level};
 use crate::pump::input::Input;
 use crate::pump::machine::Pump;
@@ -64,6 +64,11 @@ pub struct World {
     pub notices: Vec<(Level, String)>,
     pub faults: Vec<String>,
     pub stopped: bool,
+    /// Answers to operators, by call.
+    pub actions: BTreeMap<u64, Result<(), NodeState>>,
+    pub binlogs: BTreeMap<u64, Result<Bytes, String>>,
+    /// Whose token the registry entry carries, where that is not ours.
+    pub claimed: Option<String>,
     /// Ports that answer with an error.
     pub broken: Broken,
     next_write: u64,
@@ -93,11 +98,13 @@ pub fn config() -> PumpConfig {
         max_batch_records: 1000,
         sync_log: true,
         fake_interval_ms: 3000,
+        fake_on_demand_ms: 0,
         heartbeat_ms: 2000,
         stop_write_at_available_space: 100,
         max_payload_bytes: 1 << 20,
         previous: Some(NodeState::Paused),
         wiped_directory_tso_needed: false,
+        stream_memory: StreamMemory::default(),
         gc: crate::pump::config::GcConfig::default(),
     }
 }
@@ -126,6 +133,9 @@ impl World {
             notices: Vec::new(),
             faults: Vec::new(),
             stopped: false,
+            actions: BTreeMap::new(),
+            binlogs: BTreeMap::new(),
+            claimed: None,
             broken: Broken::default(),
             next_write: 0,
         }
@@ -161,7 +171,8 @@ impl World {
                     answers.push(Input::TsoDone { op, result: check(self.broken.tso).map(|()| Tso::new(self.tso)) });
                 }
                 Effect::PutStatus { op, status } => {
-                    let result = check(self.broken.registry);
+                    let claimed = self.claimed.clone().map_or(Ok(()), |who| Err(IoFault::Claimed(who)));
+                    let result = check(self.broken.registry).and(claimed);
                     if result.is_ok() {
                         self.registry.push(status);
                     }
@@ -178,15 +189,25 @@ impl World {
                 Effect::WriteReply { write, result } => {
                     assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
                 }
-                Effect::StreamItem { stream, start_ts, commit_ts, payload } => {
-                    let item = Sent { start_ts, commit_ts: commit_ts.raw(), payload: payload.concat() };
+                Effect::StreamItems { stream, items: sent } => {
+                    assert!(!sent.is_empty(), "no effect without an item");
                     let items = self.items.entry(stream.raw()).or_default();
-                    assert!(items.last().is_none_or(|last| last.commit_ts < item.commit_ts), "stream goes back");
-                    assert!(item.commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
-                    items.push(item);
+                    for item in sent {
+                        let (start_ts, commit_ts) = (item.start_ts, item.commit_ts.raw());
+                        let item = Sent { start_ts, commit_ts, payload: item.payload.concat() };
+                        assert!(items.last().is_none_or(|last| last.commit_ts < commit_ts), "stream goes back");
+                        assert!(commit_ts <= self.pump.status().watermark.raw(), "beyond the watermark");
+                        items.push(item);
+                    }
                 }
                 Effect::StreamEnd { stream, result } => {
                     self.ended.insert(stream.raw(), result);
+                }
+                Effect::ActionReply { call, result } => {
+                    assert!(self.actions.insert(call, result).is_none(), "answered twice");
+                }
+                Effect::BinlogRead { call, result } => {
+                    assert!(self.binlogs.insert(call, result).is_none(), "answered twice");
                 }
                 Effect::Fault(fault) => self.faults.push(fault.to_string()),
                 Effect::Notice { level, text } => self.notices.push((level, text)),
@@ -248,8 +269,11 @@ impl World {
             apply(&mut disk.durable_index, &batch);
         }
         disk.index = disk.durable_index.clone();
-        let (next_write, tso, drainers) = (self.next_write, self.tso, std::mem::take(&mut self.drainers));
-        let config = PumpConfig { previous: Some(NodeState::Online), ..self.config.clone() };
+        let (next_write, tso) = (self.next_write, self.tso);
+        let drainers = std::mem::take(&mut self.drainers);
+        // The registry keeps what was written last; a test may say otherwise.
+        let previous = self.registry.last().map_or(NodeState::Online, |status| status.state);
+        let config = PumpConfig { previous: Some(previous), ..self.config.clone() };
         *self = Self::on(config, disk, tso);
         self.next_write = next_write;
         self.drainers = drainers;
@@ -259,6 +283,13 @@ impl World {
     pub fn lose_index(&mut self) {
         self.disk.index.clear();
         self.disk.durable_index.clear();
+    }
+
+    /// Damages one byte at this place of the log, wherever its segment lies.
+    pub fn damage(&mut self, slot: u64, offset: u64) {
+        let file = self.disk.files.get_mut(&SlotId::new(slot)).unwrap();
+        file.visible[offset as usize] ^= 1;
+        file.durable[offset as usize] ^= 1;
     }
 
     /// Slot files with their sizes.
@@ -429,6 +460,16 @@ pub fn p(start_ts: u64) -> Bytes {
 /// A P with another value.
 pub fn p_other(start_ts: u64) -> Bytes {
     binlog(0, start_ts, 0, b"something else")
+}
+
+/// A P whose value has this many bytes.
+pub fn p_of(start_ts: u64, bytes: usize) -> Bytes {
+    binlog(0, start_ts, 0, &vec![start_ts as u8; bytes])
+}
+
+/// What a Drainer must see of it.
+pub fn joined_of(start_ts: u64, commit_ts: u64, bytes: usize) -> Binlog {
+    Binlog::decode(binlog(1, start_ts, commit_ts, &vec![start_ts as u8; bytes])).unwrap()
 }
 
 pub fn c(start_ts: u64, commit_ts: u64) -> Bytes {

@@ -71,6 +71,28 @@ pub(crate) struct Db {
     effects: usize,
 }
 
+/// See [`Mysql::dump`].
+#[derive(Debug, Clone)]
+pub struct Dump {
+    databases: BTreeSet<String>,
+    tables: BTreeMap<(String, String), Arc<Table>>,
+    row: Option<Checkpoint>,
+    effects: usize,
+}
+
+impl Dump {
+    #[must_use]
+    pub fn row(&self) -> Option<&Checkpoint> {
+        self.row.as_ref()
+    }
+
+    /// Transactions and DDLs that it holds.
+    #[must_use]
+    pub const fn effects(&self) -> usize {
+        self.effects
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Journal {
     generation: u64,
@@ -174,6 +196,29 @@ impl Mysql {
             self.effects.truncate(before.effects);
             self.db = before;
         }
+    }
+
+    /// What an operator's dump holds now: the users' tables and the checkpoint row, not our other tables.
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        let Db { databases, tables, row, effects, .. } = self.db.clone();
+        Dump { databases, tables, row, effects }
+    }
+
+    /// The row that stands beside our state: a dump with this row cannot be told from no restore (docs/compatibility.md).
+    #[must_use]
+    pub fn row_of_state(&self) -> Option<&Checkpoint> {
+        self.db.state.as_ref().map(|(_, row)| row)
+    }
+
+    /// An operator restores a dump; every session ends.
+    pub fn restore(&mut self, dump: &Dump) {
+        self.zombie = None;
+        let Dump { databases, tables, row, effects } = dump.clone();
+        self.effects.truncate(effects);
+        let db = &mut self.db;
+        (db.databases, db.tables, db.row, db.effects) = (databases, tables, row, effects);
+        self.history.clear();
     }
 
     /// How many times each upstream transaction or DDL took effect.

@@ -25,6 +25,8 @@ pub struct Clients {
     next_write: u64,
     /// The server and Pump that a probe is for.
     probes: BTreeMap<Token, (usize, String)>,
+    /// Of one attempt, and of all attempts at a P.
+    timeout_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -93,8 +95,13 @@ impl Pump {
 }
 
 impl Clients {
-    pub fn new(servers: usize) -> Self {
-        Self { servers: (0..servers).map(|_| Client::default()).collect(), ..Self::default() }
+    pub fn new(servers: usize, timeout_ms: u64) -> Self {
+        Self { servers: (0..servers).map(|_| Client::default()).collect(), timeout_ms, ..Self::default() }
+    }
+
+    /// The Pump that acknowledged this P, until C or R reached it.
+    pub fn accepted_by(&self, start_ts: u64) -> Option<&str> {
+        self.servers.iter().find_map(|c| c.chosen.get(&start_ts)).map(String::as_str)
     }
 
     /// The registry as the watch shows it.
@@ -158,7 +165,7 @@ impl Clients {
         let call = Call::SendBinlog { pump: pump.clone(), payload: write.payload.clone(), kind: write.kind };
         let token = out.send(write.server, call);
         self.tokens.insert(token, id);
-        write.state = State::InFlight { token, pump, until: now + WRITE_TIMEOUT_MS };
+        write.state = State::InFlight { token, pump, until: now + self.timeout_ms };
     }
 
     /// True when the token was this client's.
@@ -237,7 +244,7 @@ impl Clients {
         let is_p = write.kind == BinlogKind::Prewrite;
         let over = if is_p {
             // The pass over all Pumps that are online has had its turn by then.
-            elapsed > WRITE_TIMEOUT_MS && write.retries > write.available_at_begin + 1
+            elapsed > self.timeout_ms && write.retries > write.available_at_begin + 1
         } else {
             elapsed > GIVE_UP_C_MS
         };
@@ -261,7 +268,7 @@ impl Clients {
                 Some(State::Sleeping { .. }) => {
                     let write = &self.writes[&id];
                     let nobody = !self.has_pumps(write.server);
-                    if write.kind == BinlogKind::Prewrite && nobody && now > write.begun + WRITE_TIMEOUT_MS {
+                    if write.kind == BinlogKind::Prewrite && nobody && now > write.begun + self.timeout_ms {
                         self.end(id, None, ended);
                     } else {
                         self.attempt(now, id, out);
@@ -331,7 +338,7 @@ mod tests {
 
     impl Wire {
         fn new(pumps: &[(&str, NodeState)]) -> Self {
-            let mut clients = Clients::new(1);
+            let mut clients = Clients::new(1, WRITE_TIMEOUT_MS);
             clients.set_pumps(&pumps.iter().map(|(id, state)| status(id, *state)).collect::<Vec<_>>());
             Self { clients, ..Self::default() }
         }

@@ -45,6 +45,8 @@ pub struct Config {
     pub lease_ms: u64,
     /// TTL of locks.
     pub lock_ttl_ms: u64,
+    /// How long a server waits for one answer of a Pump, and tries to write a prewrite.
+    pub write_timeout_ms: u64,
     /// Locks of a transaction besides the primary that reach TiKV; verdicts need none.
     pub secondaries: usize,
     /// Percent of transactions that the user rolls back after their prewrite.
@@ -62,6 +64,7 @@ impl Default for Config {
             ddl: DdlWeights::default(),
             lease_ms: 200,
             lock_ttl_ms: 3_000,
+            write_timeout_ms: client::WRITE_TIMEOUT_MS,
             secondaries: 2,
             rollback_percent: 3,
             commit_ts_before_ack: false,
@@ -127,7 +130,7 @@ impl Cluster {
             ddl_rng: rng.fork("ddl"),
             servers: (0..count).map(|_| server()).collect(),
             sessions: vec![None; config.sessions.max(1)],
-            clients: Clients::new(count),
+            clients: Clients::new(count, config.write_timeout_ms),
             txns: BTreeMap::new(),
             next_txn: 0,
             starts: BTreeMap::new(),
@@ -152,14 +155,20 @@ impl Cluster {
     }
 
     /// Starts a random transaction on an idle session; false when it is busy, its server is down, or there is no table yet.
-    pub fn begin(&mut self, _now_ms: u64, session: usize) -> bool {
+    pub fn begin(&mut self, now_ms: u64, session: usize) -> bool {
+        let label = self.next_txn + 1;
+        self.begin_as(now_ms, session, label)
+    }
+
+    /// The same; what it does is drawn by `label`, so that it does not depend on how many began before.
+    pub fn begin_as(&mut self, _now_ms: u64, session: usize, label: u64) -> bool {
         let server = session % self.servers.len();
         let idle = self.sessions.get(session).is_some_and(Option::is_none);
         let ready = self.servers.get(server).is_some_and(|s| s.up);
         if !idle || !ready || self.schema_of(server).tables.is_empty() {
             return false;
         }
-        let id = self.start_txn(server, Some(session));
+        let id = self.start_txn(server, Some(session), label);
         self.sessions[session] = Some(id);
         true
     }
@@ -170,12 +179,44 @@ impl Cluster {
             return false;
         }
         let schema = Arc::clone(self.newest());
-        let Some(job) = ddl::draw(&mut self.ddl_rng, &schema, &self.config.ddl, &mut self.next_id) else {
+        let job = ddl::draw(&mut self.ddl_rng, &schema, &self.config.ddl, &mut self.next_id);
+        self.start_job(now_ms, job)
+    }
+
+    /// The same; the job is drawn by `label`, see [`Cluster::begin_as`].
+    pub fn begin_ddl_as(&mut self, now_ms: u64, label: u64) -> bool {
+        if self.job.is_some() {
             return false;
-        };
+        }
+        let schema = Arc::clone(self.newest());
+        let mut rng = self.ddl_rng.fork_n("job", label);
+        let job = ddl::draw(&mut rng, &schema, &self.config.ddl, &mut self.next_id);
+        self.start_job(now_ms, job)
+    }
+
+    fn start_job(&mut self, now_ms: u64, job: Option<Job>) -> bool {
+        let Some(job) = job else { return false };
         self.job = Some((job, DdlPhase::Ready));
         self.advance_ddl(now_ms);
         true
+    }
+
+    /// Whether there is a table that transactions could write to.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        !self.newest().tables.is_empty()
+    }
+
+    /// Whether this transaction's outcome is still open.
+    #[must_use]
+    pub fn is_running(&self, start_ts: u64) -> bool {
+        self.starts.contains_key(&start_ts)
+    }
+
+    /// The Pump whose acknowledgement of this transaction's P its server accepted, while the server needs it.
+    #[must_use]
+    pub fn accepted_by(&self, start_ts: u64) -> Option<&str> {
+        self.clients.accepted_by(start_ts)
     }
 
     #[must_use]
@@ -336,6 +377,16 @@ impl Cluster {
         self.txns.is_empty() && self.queue.is_empty() && self.clients.is_idle() && self.job.is_none()
     }
 
+    /// What keeps it from being idle, for a report.
+    #[must_use]
+    pub fn busy_with(&self) -> String {
+        let txns: Vec<_> = self.txns.values().take(3).map(|t| (t.start_ts, t.phase)).collect();
+        let servers: Vec<_> = self.servers.iter().map(|s| (s.up, s.version)).collect();
+        let job = self.job.as_ref().map(|(job, phase)| (&job.query, job.steps.len(), phase));
+        let (newest, writes) = (self.newest().version, !self.clients.is_idle());
+        format!("txns {txns:?}, servers {servers:?} of version {newest}, binlogs {writes}, job {job:?}")
+    }
+
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
@@ -361,10 +412,11 @@ impl Cluster {
         self.clients.write(now_ms, server, kind, start_ts, binlog.encode_to_vec().into(), &mut out);
     }
 
-    fn start_txn(&mut self, server: usize, session: Option<usize>) -> u64 {
+    fn start_txn(&mut self, server: usize, session: Option<usize>, label: u64) -> u64 {
         self.next_txn += 1;
         let id = self.next_txn;
         let txn = Txn {
+            label,
             server,
             session,
             start_ts: 0,

@@ -40,7 +40,8 @@ impl Cluster {
             return;
         }
         let schema = Arc::clone(self.schema_of(self.txns[&id].server));
-        let mut rng = self.rng.fork_n("transaction", id);
+        let label = self.txns.get(&id).map_or(id, |txn| txn.label);
+        let mut rng = self.rng.fork_n("transaction", label);
         let mut maker = Maker::new(&schema, &self.data, &self.locks, &self.config.weights, &mut self.next_row);
         maker.run(&mut rng);
         let (changes, own) = (maker.changes, maker.own);
@@ -79,10 +80,10 @@ impl Cluster {
         let Some(txn) = self.txns.get_mut(&id).filter(|t| t.phase == Phase::Prewriting) else { return };
         match (txn.binlog_done, txn.kv_done) {
             (Some(true), Some(true)) => {
-                let server = txn.server;
+                let (server, label) = (txn.server, txn.label);
                 txn.phase = Phase::CommitTs;
                 let by_user =
-                    txn.session.is_some() && self.rng.fork_n("rollback", id).percent(self.config.rollback_percent);
+                    txn.session.is_some() && self.rng.fork_n("rollback", label).percent(self.config.rollback_percent);
                 if by_user {
                     self.abort(now_ms, id);
                 } else if !self.config.commit_ts_before_ack {
@@ -216,7 +217,7 @@ impl Cluster {
                 continue;
             }
             let Some(owner) = owner else { return };
-            let id = self.start_txn(owner, None);
+            let id = self.start_txn(owner, None, 0);
             if let Some((_, phase)) = &mut self.job {
                 *phase = DdlPhase::Running(id);
             }

@@ -6,6 +6,8 @@ use binlog_core::proto::binlog::Binlog;
 
 #[derive(Debug)]
 pub struct Txn {
+    /// What it does is drawn by this.
+    pub label: u64,
     pub server: usize,
     /// `None`: a DDL step.
     pub session: Option<usize>,

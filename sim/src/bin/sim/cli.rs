@@ -2,7 +2,7 @@
 
 use binlog_sim::canary::Canary;
 use binlog_sim::minimise::minimise;
-use binlog_sim::plan::generate::generate;
+use binlog_sim::plan::generate::{generate, kinds};
 use binlog_sim::plan::{Kind, Plan, Profile};
 use binlog_sim::run::{Options, Outcome, run};
 use binlog_sim::trace::{Clock, Detail};
@@ -18,7 +18,7 @@ usage: sim COMMAND
   run [--seeds A..B] [--jobs N] [--profile P] [--canary NAME] [--keep-going]
                             run the seeds; stops at the first failure
   replay SEED|--plan FILE [--profile P] [--trace short|full] [--until SECONDS] [--node NAME] [--canary NAME]
-                            one run, told as it happens (NAME: pump-0, drainer-0, txn-7, plan)
+         [--html FILE]      one run, told as it happens (NAME: pump-0, drainer-0, txn-7, plan); FILE: a page with a timeline
   plan SEED [--profile P]   the seed's plan as text
   minimise SEED|--plan FILE [--profile P] [--canary NAME] [--runs N]
                             the smallest plan that fails in the same way, as text
@@ -30,7 +30,8 @@ usage: sim COMMAND
                             every seed twice: same trace, same verdict
 
 profiles: calm, swarm (default), net, disk, rot.
-exit codes: 0 all well, 1 an oracle objected, 2 wrong use, 3 not deterministic, 4 a canary was not caught
+exit codes: 0 all well, 1 an oracle objected, 2 wrong use, 3 not deterministic, 4 a canary was not caught,
+5 a run of 2,000 seeds or more in which a fault of the profile never took effect
 ";
 
 struct Args {
@@ -158,7 +159,18 @@ impl Args {
         for seed in done.failures.keys() {
             report(*seed, &generate(*seed, profile), canary);
         }
-        Ok(i32::from(!done.failures.is_empty()))
+        if !done.failures.is_empty() {
+            return Ok(1);
+        }
+        let idle: Vec<&str> =
+            kinds(profile).into_iter().filter(|kind| !done.fired.contains_key(kind)).map(Kind::name).collect();
+        if idle.is_empty() || canary.is_some() {
+            return Ok(0);
+        }
+        let long = done.count >= LONG_RUN;
+        let verdict = if long { "FAILED" } else { "not judged in so short a run" };
+        println!("faults that never took effect ({verdict}): {}", idle.join(", "));
+        Ok(if long { 5 } else { 0 })
     }
 
     fn replay(&self) -> Result<i32, String> {
@@ -171,7 +183,12 @@ impl Args {
         let until = self.text("until").map(|t| t.parse::<f64>().map_err(|_| format!("--until: {t} is no number")));
         let until = until.transpose()?.map_or(u64::MAX, |s| (s * 1e9) as u64);
         let only = self.text("node").map(str::to_owned);
-        let outcome = run(&plan, &Options { detail, only, until, canary: self.canary()?, coverage: false });
+        let html = self.text("html");
+        let canary = self.canary()?;
+        let outcome = run(&plan, &Options { detail, only, until, canary, coverage: false, timeline: html.is_some() });
+        if let (Some(path), Some(timeline)) = (html, &outcome.timeline) {
+            std::fs::write(path, timeline.page(&plan, &outcome)).map_err(|e| format!("{path}: {e}"))?;
+        }
         println!(
             "{} events, {} virtual seconds, trace {:016x}",
             outcome.events,
@@ -372,7 +389,7 @@ impl Done {
 
 /// Everything that a person needs to look into a failure.
 fn report(seed: u64, plan: &Plan, canary: Option<Canary>) {
-    let outcome = run(plan, &Options { detail: Detail::Tail, canary, ..Options::default() });
+    let outcome = run(plan, &Options { detail: Detail::Tail, canary, timeline: true, ..Options::default() });
     let Some(v) = &outcome.violation else {
         println!("seed {seed} does not fail when it is repeated: it is not deterministic");
         return;
@@ -384,8 +401,27 @@ fn report(seed: u64, plan: &Plan, canary: Option<Canary>) {
     outcome.tail.iter().rev().take(25).rev().for_each(|line| println!("    {line}"));
     let name = canary.and_then(|c| Canary::all().into_iter().find(|(own, _)| *own == c)).map(|(_, name)| name);
     let canary = name.map_or(String::new(), |name| format!(" --canary {name}"));
+    match artefacts(seed, plan, &outcome) {
+        Ok(folder) => println!("  look at {folder} (plan, trace, timeline.html)"),
+        Err(error) => println!("  its artefacts cannot be written: {error}"),
+    }
     println!("  repeat  ./x sim replay {seed} --profile {}{canary}", plan.profile.name());
     println!("  smaller ./x sim minimise {seed} --profile {}{canary}", plan.profile.name());
+}
+
+/// Plan, last lines and timeline of a failure, in a folder of its own under the target folder.
+fn artefacts(seed: u64, plan: &Plan, outcome: &Outcome) -> Result<String, String> {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let folder = std::path::Path::new(&target).join("sim-failures").join(format!("{}-{seed}", plan.profile.name()));
+    let shown = folder.display().to_string();
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).map_err(|e| format!("{shown}: {e}"));
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{shown}: {e}"))?;
+    write("plan", plan.to_text())?;
+    write("trace", outcome.tail.join("\n"))?;
+    if let Some(timeline) = &outcome.timeline {
+        write("timeline.html", timeline.page(plan, outcome))?;
+    }
+    Ok(shown)
 }
 
 fn panicked(oracle: &str) -> String {
@@ -402,5 +438,8 @@ fn clip(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(110).collect()
 }
 
-const KNOWN: [&str; 11] =
-    ["seeds", "jobs", "profile", "canary", "keep-going", "plan", "trace", "until", "node", "runs", "help"];
+/// Seeds from which on every fault of a profile must have taken effect: the rarest do so in about one seed of a hundred.
+const LONG_RUN: u64 = 2_000;
+
+const KNOWN: [&str; 12] =
+    ["seeds", "jobs", "profile", "canary", "keep-going", "plan", "trace", "until", "node", "runs", "html", "help"];

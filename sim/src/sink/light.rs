@@ -1,26 +1,12 @@
-//! The downstream as the contract of the sink port describes it (rules 8): transactional, with ambiguous COMMITs, sessions
-//! that outlive their connection, DDL whose journal was not finished, and a checkpoint row that an operator sets back.
-//! It notes every effect; the world's oracles judge them.
+//! The light downstream: the contract of the sink port (rules 8) without tables. Transactional, with ambiguous COMMITs,
+//! sessions that outlive their connection, DDL whose journal was not finished, and a checkpoint row that an operator sets
+//! back. An effect is a timestamp and a digest.
 
+use super::{Done, Way, next_way};
 use crate::rng::Rng;
 use binlog_core::ids::CommitTs;
 use binlog_core::sink::op::{Checkpoint, Opened, SinkError, SinkOp, SinkReply, SinkState};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// How an operation goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    Well,
-    LostBefore,
-    LostAfter,
-    /// The session keeps its locks; whether it commits is decided later.
-    Limbo,
-    Deadlock,
-    /// A DDL ran, but was not recorded.
-    HalfDone,
-    /// Just before a checkpoint is stored the downstream loses its last transactions; the connection stays.
-    LoseSuffix,
-}
+use std::collections::{BTreeSet, VecDeque};
 
 /// One-line mutations of the port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,13 +17,6 @@ pub struct Mutations {
     pub delete_record_unchecked: bool,
     /// Recorded timestamps count although the checkpoint row is not the one we wrote.
     pub stale_generation_trusted: bool,
-}
-
-/// An effect in the downstream's data, in the order of the commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
-    pub commit_ts: u64,
-    pub digest: u64,
 }
 
 #[derive(Debug, Default)]
@@ -64,12 +43,7 @@ pub struct Downstream {
 
 impl Downstream {
     pub fn run(&mut self, op: &SinkOp, rng: &mut Rng) -> Result<SinkReply, SinkError> {
-        let way = match op {
-            SinkOp::Close => Way::Well,
-            // This one waits for its moment.
-            SinkOp::Save { .. } => self.ways.pop_front().unwrap_or(Way::Well),
-            _ => self.ways.pop_front_if(|way| *way != Way::LoseSuffix).unwrap_or(Way::Well),
-        };
+        let way = next_way(&mut self.ways, op);
         let waits = match (op, &self.limbo) {
             (SinkOp::Open | SinkOp::Close, _) | (_, None) => false,
             // A COMMIT of the checkpoint holds no lock that a data transaction needs.
@@ -254,13 +228,3 @@ impl Downstream {
 
 /// Earlier saves that can be restored.
 const DUMPS: usize = 8;
-
-/// Number of effects of each timestamp, for tests.
-#[must_use]
-pub fn count(effects: &[Done]) -> BTreeMap<u64, u32> {
-    let mut counts = BTreeMap::new();
-    for done in effects {
-        *counts.entry(done.commit_ts).or_insert(0) += 1;
-    }
-    counts
-}

@@ -1,0 +1,447 @@
+//! `storm pump`: real Pumps are killed with SIGKILL at random moments under load, and every acknowledged binlog has to be there.
+//!
+//! Writers run transactions as TiDB does: lock in TiKV, prewrite through the Pump client, commit timestamp after the
+//! acknowledgement, commit in TiKV, C. Some never send their C, some send an R although they committed, some die before they
+//! commit: those the Pumps must find out from TiKV. Readers pull all the time and come back where they were after each kill.
+//!
+//! At the end each Pump is pulled from 0 and compared with what TiKV holds:
+//! * commit timestamps rise strictly; each item is a committed transaction with its rows, never one that rolled back;
+//! * every transaction whose prewrite a Pump acknowledged is in that Pump's stream exactly once;
+//! * what its stream showed through all kills is what is there: nothing vanished, nothing came too late.
+
+use crate::harness::{Pump, WorkDir, tail};
+use crate::progress::Line;
+use crate::session::wait_online;
+use anyhow::{Context, Result, bail, ensure};
+use binlog_cluster::pump_client;
+use binlog_core::ids::{ClusterId, CommitTs};
+use binlog_core::proto::binlog::{Binlog, BinlogType};
+use binlog_pump_client::{Options as ClientOptions, PumpClient};
+use binlog_sim_models::rng::Rng;
+use binlog_sim_models::tikv::Mutation;
+use binlog_standin::{Shared, Standin};
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+
+/// What may be chosen.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Kills.
+    pub rounds: u64,
+    pub pumps: usize,
+    pub writers: u64,
+    /// What is drawn; when things happen is the machine's.
+    pub seed: u64,
+    pub keep: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { rounds: 50, pumps: 2, writers: 32, seed: 1, keep: false }
+    }
+}
+
+/// Small segments: the log rotates all the time, and some records are larger than a segment.
+const CONFIG: &str = "[storage]\nsegment-size = \"1 mib\"\nstop-write-at-available-space = \"1 mib\"\n";
+/// A transaction that died is rolled back by whoever asks after this.
+const LOCK_TTL_MS: u64 = 1_000;
+/// Without progress for so long something is wrong; longer than a restart and the retries of TiDB's client.
+const STUCK: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
+
+/// How a transaction ends, out of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Commits,
+    /// The C never comes.
+    CommitsInSilence,
+    /// The commit's outcome was undetermined: an R comes although it committed.
+    CommitsWithRollback,
+    RollsBack,
+    /// Dies between P and commit: its lock stays.
+    Dies,
+}
+
+impl Fate {
+    fn draw(rng: &mut Rng) -> Self {
+        match rng.below(100) {
+            0..=3 => Self::CommitsInSilence,
+            4..=6 => Self::CommitsWithRollback,
+            7..=13 => Self::RollsBack,
+            14..=15 => Self::Dies,
+            _ => Self::Commits,
+        }
+    }
+}
+
+/// What the writers know, and the truth in TiKV.
+#[derive(Default)]
+struct World {
+    ended: AtomicU64,
+    over: AtomicBool,
+    /// commit_ts → start_ts of what committed.
+    committed: Mutex<BTreeMap<u64, u64>>,
+    /// start_ts → the Pump whose acknowledgement was accepted.
+    acknowledged: Mutex<BTreeMap<u64, String>>,
+}
+
+/// What a stream showed: commit_ts, payload.
+type Items = Vec<(u64, Bytes)>;
+
+/// Runs a storm; false: something is lost, invented or out of order (told on standard error).
+///
+/// # Errors
+/// A process that ended by itself, no progress, a failed set-up.
+pub async fn run(options: &Options) -> Result<bool> {
+    let mut work = WorkDir::new("storm")?;
+    let outcome = storm(options, &work).await;
+    if options.keep || !matches!(outcome, Ok(true)) {
+        work.keep();
+    }
+    outcome
+}
+
+async fn storm(options: &Options, work: &WorkDir) -> Result<bool> {
+    let standin =
+        Standin::start(binlog_standin::Options { work_dir: Some(work.path().join("etcd")), ..Default::default() })
+            .await?;
+    let shared = Arc::clone(&standin.shared);
+    shared.tso().wall();
+    let mut pumps = Vec::new();
+    for n in 1..=options.pumps {
+        pumps.push(Pump::start(work.path(), &format!("pump-{n}"), &shared.pd_url, CONFIG).await?);
+    }
+    wait_online(&mut pumps, &shared.pd_url).await?;
+    let client = PumpClient::connect(ClientOptions::new([shared.pd_url.clone()])).await?;
+
+    let world = Arc::new(World::default());
+    let rng = Rng::new(options.seed);
+    let mut writers = JoinSet::new();
+    for n in 0..options.writers {
+        let writer = Writer {
+            rng: rng.fork_n("writer", n),
+            client: client.clone(),
+            shared: Arc::clone(&shared),
+            world: Arc::clone(&world),
+        };
+        writers.spawn(writer.run());
+    }
+    let cluster = ClusterId::new(shared.cluster_id());
+    let shown: Vec<Arc<Mutex<Items>>> = pumps.iter().map(|_| Arc::default()).collect();
+    let mut readers = JoinSet::new();
+    for (pump, shown) in pumps.iter().zip(&shown) {
+        readers.spawn(read(pump.address.clone(), cluster, Arc::clone(&world), Arc::clone(shown)));
+    }
+
+    kill(options, rng.fork("kills"), &mut pumps, &world, &mut writers).await?;
+    world.over.store(true, Ordering::SeqCst);
+    while let Some(ended) = writers.join_next().await {
+        ended.context("a writer panicked")??;
+    }
+    let committed = world.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let acknowledged = world.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let end = shared.timestamp().context("the clock runs")?.raw();
+    let mut good = true;
+    for (pump, shown) in pumps.iter().zip(&shown) {
+        let items = everything(&pump.address, cluster, end)
+            .await
+            .with_context(|| format!("{}: {}", pump.node_id, tail(&pump.log)))?;
+        let held = acknowledged.iter().filter(|(_, id)| **id == pump.node_id).map(|(ts, _)| *ts).collect::<Vec<_>>();
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let problems = compare(&items, &shown, &committed, &held);
+        println!(
+            "{}: {} kills, {} items served, {} prewrites acknowledged, {}",
+            pump.node_id,
+            pump.restarts,
+            items.len(),
+            held.len(),
+            if problems.is_empty() {
+                "all there, once, in order".to_owned()
+            } else {
+                format!("{} PROBLEMS", problems.len())
+            }
+        );
+        problems.iter().take(20).for_each(|problem| eprintln!("{}: {problem}", pump.node_id));
+        good &= problems.is_empty();
+    }
+    readers.abort_all();
+    println!(
+        "{} transactions committed, {} ended, {} kills",
+        committed.len(),
+        world.ended.load(Ordering::SeqCst),
+        options.rounds
+    );
+    Ok(good)
+}
+
+/// One Pump after the other, at a random point of the load; now and then again while it still recovers.
+async fn kill(
+    options: &Options,
+    mut rng: Rng,
+    pumps: &mut [Pump],
+    world: &World,
+    writers: &mut JoinSet<Result<()>>,
+) -> Result<()> {
+    let mut line = Line::default();
+    for round in 0..options.rounds {
+        let goal = world.ended.load(Ordering::SeqCst) + rng.below(options.writers * 4 + 1);
+        let deadline = Instant::now() + STUCK;
+        loop {
+            let ended = world.ended.load(Ordering::SeqCst);
+            line.show(|| format!("round {round} of {}: {ended} transactions ended", options.rounds));
+            if ended >= goal {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "no transaction ended for {STUCK:?}, see the logs of the Pumps");
+            if let Some(ended) = writers.try_join_next() {
+                ended.context("a writer panicked")??;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        // Between two events of the load, too.
+        tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
+        let victim = usize::try_from(rng.below(pumps.len() as u64)).unwrap_or(0);
+        let Some(pump) = pumps.get_mut(victim) else { continue };
+        pump.check()?;
+        pump.kill_and_restart().await?;
+        if rng.percent(20) {
+            pump.kill_and_restart().await?;
+        }
+    }
+    Ok(())
+}
+
+struct Writer {
+    rng: Rng,
+    client: PumpClient,
+    shared: Arc<Shared>,
+    world: Arc<World>,
+}
+
+impl Writer {
+    async fn run(mut self) -> Result<()> {
+        while !self.world.over.load(Ordering::SeqCst) {
+            self.transaction().await?;
+            self.world.ended.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn timestamp(&self) -> Result<u64> {
+        Ok(self.shared.timestamp().context("the clock runs")?.raw())
+    }
+
+    async fn transaction(&mut self) -> Result<()> {
+        let start_ts = self.timestamp()?;
+        let key = format!("t{start_ts:016x}_r").into_bytes();
+        let locked =
+            self.shared.tikv().prewrite(&[(key.clone(), Mutation::Put(Bytes::new()))], &key, start_ts, LOCK_TTL_MS);
+        locked.map_err(|e| anyhow::anyhow!("a key of its own was locked: {e:?}"))?;
+        let prewrite = Binlog {
+            tp: BinlogType::Prewrite as i32,
+            start_ts: signed(start_ts),
+            prewrite_key: Some(key.clone().into()),
+            prewrite_value: Some(value(start_ts).into()),
+            ..Binlog::default()
+        };
+        let pump = match self.client.prewrite(&prewrite).await {
+            Ok(pump) => pump,
+            Err(_) => {
+                self.roll_back(&key, start_ts)?;
+                self.finish(start_ts, None).await;
+                return Ok(());
+            }
+        };
+        self.world.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(start_ts, pump);
+        match Fate::draw(&mut self.rng) {
+            Fate::Dies => return Ok(()),
+            Fate::RollsBack => {
+                self.roll_back(&key, start_ts)?;
+                self.finish(start_ts, None).await;
+            }
+            fate @ (Fate::Commits | Fate::CommitsInSilence | Fate::CommitsWithRollback) => {
+                let commit_ts = self.timestamp()?;
+                if self.shared.tikv().commit(std::slice::from_ref(&key), start_ts, commit_ts).is_err() {
+                    // The lock had expired, and a Pump asked for a verdict: as TiDB, which then tells its client of a failure.
+                    self.finish(start_ts, None).await;
+                    return Ok(());
+                }
+                self.world.committed.lock().unwrap_or_else(PoisonError::into_inner).insert(commit_ts, start_ts);
+                match fate {
+                    Fate::Commits => self.finish(start_ts, Some(commit_ts)).await,
+                    Fate::CommitsWithRollback => self.finish(start_ts, None).await,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What committed in the meantime cannot be rolled back; nothing of ours does.
+    fn roll_back(&self, key: &[u8], start_ts: u64) -> Result<()> {
+        let result = self.shared.tikv().rollback(&[key.to_vec()], start_ts);
+        result.map_err(|e| anyhow::anyhow!("rollback of {start_ts}: {e:?}"))
+    }
+
+    /// C or R: best effort.
+    async fn finish(&self, start_ts: u64, commit_ts: Option<u64>) {
+        let tp = if commit_ts.is_some() { BinlogType::Commit } else { BinlogType::Rollback };
+        let commit_ts = signed(commit_ts.unwrap_or(0));
+        let binlog = Binlog { tp: tp as i32, start_ts: signed(start_ts), commit_ts, ..Binlog::default() };
+        // One that was given up is the case of a C that never comes.
+        self.client.finish(&binlog).await;
+    }
+}
+
+/// The rows of the transaction that began at `start_ts`: size and content follow from it.
+fn value(start_ts: u64) -> Vec<u8> {
+    let mut rng = Rng::new(start_ts);
+    let size = match rng.below(200) {
+        0 => 1_500_000,
+        1..=20 => 20_000,
+        _ => 100 + rng.below(3_000),
+    };
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < size {
+        bytes.extend(rng.next_u64().to_le_bytes());
+    }
+    bytes
+}
+
+fn signed(ts: u64) -> i64 {
+    i64::try_from(ts).unwrap_or(i64::MAX)
+}
+
+/// A Drainer: pulls all the time and comes back with the last timestamp that it got.
+async fn read(address: String, cluster: ClusterId, world: Arc<World>, shown: Arc<Mutex<Items>>) {
+    while !world.over.load(Ordering::SeqCst) {
+        let last = shown.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(ts, _)| *ts);
+        if let Ok(mut stream) = pump_client::open(&address, cluster, CommitTs::new(last), false).await {
+            while let Some(Ok(payload)) = stream.next().await {
+                let Ok(binlog) = Binlog::decode(payload.clone()) else { break };
+                let item = (u64::try_from(binlog.commit_ts).unwrap_or(0), payload);
+                shown.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// All that a Pump serves up to the first item at or above `end`.
+async fn everything(address: &str, cluster: ClusterId, end: u64) -> Result<Items> {
+    let mut items = Items::new();
+    let mut stream = pump_client::open(address, cluster, CommitTs::ZERO, false).await?;
+    while items.last().is_none_or(|(ts, _)| *ts < end) {
+        let Ok(next) = tokio::time::timeout(STUCK, stream.next()).await else {
+            bail!("nothing was served for {STUCK:?} after {} items; the end is {end}", items.len());
+        };
+        let payload = next.context("the stream ended")??;
+        let binlog = Binlog::decode(payload.clone()).context("an item does not decode")?;
+        items.push((u64::try_from(binlog.commit_ts).unwrap_or(0), payload));
+    }
+    Ok(items)
+}
+
+/// What is wrong with a Pump's stream; `held`: transactions whose prewrite it acknowledged.
+fn compare(items: &Items, shown: &Items, committed: &BTreeMap<u64, u64>, held: &[u64]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for pair in items.windows(2) {
+        if let [(a, _), (b, _)] = pair
+            && a >= b
+        {
+            problems.push(format!("{b} follows {a}"));
+        }
+    }
+    let mut served = BTreeMap::new();
+    for (commit_ts, payload) in items {
+        let Ok(binlog) = Binlog::decode(payload.clone()) else {
+            problems.push(format!("{commit_ts} does not decode"));
+            continue;
+        };
+        let start_ts = u64::try_from(binlog.start_ts).unwrap_or(0);
+        if start_ts == *commit_ts {
+            continue;
+        }
+        served.insert(start_ts, *commit_ts);
+        if committed.get(commit_ts) != Some(&start_ts) {
+            problems.push(format!("{start_ts} was served as committed at {commit_ts}, it was not"));
+        } else if binlog.prewrite_value.as_deref() != Some(value(start_ts).as_slice()) {
+            problems.push(format!("the rows of {start_ts} are not what was written"));
+        }
+    }
+    let truth: BTreeMap<u64, u64> = committed.iter().map(|(commit, start)| (*start, *commit)).collect();
+    let lost = held.iter().filter(|start| truth.contains_key(start) && !served.contains_key(start));
+    problems.extend(lost.map(|start| format!("{start} was acknowledged and committed, but is not served")));
+    let mut there = items.iter().map(|(ts, payload)| (ts, payload)).collect::<BTreeMap<_, _>>();
+    let mut last = 0;
+    for (ts, payload) in shown {
+        if *ts <= last {
+            problems.push(format!("the stream showed {ts} after {last}"));
+        }
+        // Timestamps that only moved a watermark live in memory: no later stream need show them.
+        let is_fake = Binlog::decode(payload.clone()).is_ok_and(|binlog| binlog.start_ts == binlog.commit_ts);
+        match there.remove(ts) {
+            Some(now) if now == payload => {}
+            None if is_fake => {}
+            Some(_) => problems.push(format!("what was shown at {ts} has changed")),
+            None => problems.push(format!("what was shown at {ts} has vanished")),
+        }
+        // Nothing may turn up behind what was shown already.
+        let late: Vec<u64> = there.range(last + 1..*ts).map(|(ts, _)| **ts).collect();
+        for late in late {
+            there.remove(&late);
+            let real = items.iter().find(|(ts, _)| *ts == late).is_some_and(|(ts, payload)| {
+                Binlog::decode(payload.clone()).is_ok_and(|b| u64::try_from(b.start_ts).unwrap_or(0) != *ts)
+            });
+            if real {
+                problems.push(format!("{late} is there, but the stream went from {last} to {ts} without it"));
+            }
+        }
+        last = *ts;
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(start: u64, commit: u64) -> (u64, Bytes) {
+        let rows = (start != commit).then(|| value(start).into());
+        let binlog = Binlog {
+            tp: 1,
+            start_ts: signed(start),
+            commit_ts: signed(commit),
+            prewrite_value: rows,
+            ..Binlog::default()
+        };
+        (commit, binlog.encode_to_vec().into())
+    }
+
+    #[test]
+    fn what_the_comparison_finds() {
+        let committed = BTreeMap::from([(10, 1), (20, 2), (30, 3)]);
+        let good = vec![item(1, 10), item(15, 15), item(2, 20), item(3, 30)];
+        let with = |items: Items, shown: Items| compare(&items, &shown, &committed, &[1, 2, 3, 9]).join("; ");
+        let fakes_differ = vec![item(1, 10), item(12, 12), item(2, 20)];
+        assert_eq!(with(good.clone(), fakes_differ), "");
+        for (what, items, shown, says) in [
+            ("lost", vec![item(1, 10), item(3, 30)], vec![], "2 was acknowledged"),
+            ("twice", vec![item(1, 10), item(1, 10), item(2, 20), item(3, 30)], vec![], "10 follows 10"),
+            ("invented", vec![item(1, 10), item(2, 20), item(9, 25), item(3, 30)], vec![], "9 was served"),
+            ("rows", vec![(10, item(1, 11).1), item(2, 20), item(3, 30)], vec![(10, item(1, 10).1)], "has changed"),
+            ("vanished", vec![item(2, 20), item(3, 30)], vec![item(1, 10)], "10 has vanished"),
+            ("late", good.clone(), vec![item(1, 10), item(3, 30)], "20 is there"),
+            ("back", good.clone(), vec![item(2, 20), item(1, 10)], "10 after 20"),
+        ] {
+            let problems = with(items, shown);
+            assert!(problems.contains(says), "{what}: {problems}");
+        }
+    }
+}
