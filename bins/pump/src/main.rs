@@ -130,14 +130,10 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         let _ = serving_stopped.await;
     }));
 
-<<<<<<< HEAD
-    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, previous.as_ref())?);
+    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
     if let Some(original) = original {
         machine = machine.with_original(original);
     }
-=======
-    let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
->>>>>>> main
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let mut ports = Ports {
@@ -233,27 +229,6 @@ fn machine_config(
     })
 }
 
-<<<<<<< HEAD
-/// Hands the service's events to the driver. A call is fetched only when the driver has room for it; credit and closing
-/// never wait.
-async fn forward(mut inbox: PumpInbox, sender: Sender<Input, Request>) {
-    loop {
-        tokio::select! {
-            biased;
-            Some(signal) = inbox.recv_signal() => sender.signal(Request::Event(signal)),
-            room = sender.room() => {
-                let Ok(room) = room else { return };
-                match inbox.recv().await {
-                    Some(event @ (PumpEvent::PullCredit { .. } | PumpEvent::PullClosed { .. })) => {
-                        sender.signal(Request::Event(event));
-                    }
-                    Some(event) => room.send(Request::Event(event)),
-                    None => return,
-                }
-            }
-        }
-    }
-=======
 fn random() -> anyhow::Result<u64> {
     getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
 }
@@ -270,7 +245,6 @@ fn refuse_original(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
->>>>>>> main
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {

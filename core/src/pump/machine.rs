@@ -7,15 +7,10 @@
 //! | `index::{ledger, indexer}` | what the records mean, what is indexed when (rules 1, 3) |
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
-<<<<<<< HEAD
 //! | `recover`, `original` | the order of the start, data directories of the original |
-//! | `life`, `idle` | registry, shutdown; fakes |
-=======
-//! | `recover` | the order of the start |
 //! | `life`, `offline` | registry, shutdown; going offline |
 //! | `idle`, `demand` | fakes: logged, and while a stream waits |
 //! | `inspect` | look-ups of single binlogs |
->>>>>>> main
 //! | `gc` | the GC point, which segments go (rules 6) |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
@@ -29,11 +24,8 @@ use super::idle::Idle;
 use super::input::Input;
 use super::inspect::Inspect;
 use super::life::Life;
-<<<<<<< HEAD
-use super::original::TakeOver;
-=======
 use super::offline::Offline;
->>>>>>> main
+use super::original::TakeOver;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;

@@ -10,11 +10,8 @@ mod inspect;
 mod life;
 mod live;
 pub mod machine;
-<<<<<<< HEAD
-pub mod original;
-=======
 pub mod offline;
->>>>>>> main
+pub mod original;
 mod outbox;
 pub mod pull;
 mod recover;

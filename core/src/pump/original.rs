@@ -485,6 +485,7 @@ impl Pump {
     fn recover_log(&mut self, claims: IndexClaims) {
         let files = self.take_over.files().to_vec();
         self.log.adopt(files, self.take_over.floor);
+        self.pull.live.begin(self.max_ts);
         self.start = Start::Log(Vec::new());
         self.log.recover(claims, &mut self.out.log_ops());
     }

@@ -124,11 +124,8 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-<<<<<<< HEAD
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, original, decided] = values else {
-=======
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing] = values else {
->>>>>>> main
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing, original, decided] = values
+        else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };
         let number = |what, raw: &Option<Bytes>| {
@@ -156,13 +153,9 @@ impl Pump {
         let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
         self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
         self.index_is_new = format.is_none();
-<<<<<<< HEAD
         let original = ptr("meta/original", original)?;
         self.take_over.loaded(original, ptr("meta/original_decided", decided)?);
-        self.life.loaded(gc_needed.is_some(), notify.is_some());
-=======
         self.life.loaded(gc_needed.is_some(), notify.is_some(), closing.is_some());
->>>>>>> main
         let frozen = number("meta/frozen", frozen)?.map(CommitTs::new);
         if let Some(frozen) = frozen {
             let text = format!(
@@ -275,13 +268,7 @@ impl Pump {
             }
         }
         self.move_watermark();
-<<<<<<< HEAD
         self.begin_logs(loading.claims);
-=======
-        self.pull.live.begin(self.max_ts);
-        self.start = Start::Log(Vec::new());
-        self.log.recover(loading.claims, &mut self.out.log_ops());
->>>>>>> main
     }
 
     /// A durable record that the index does not have, in log order.
@@ -422,11 +409,7 @@ fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
     IndexOp::Scan { from, to, limit: CHUNK }
 }
 
-<<<<<<< HEAD
-const META: [&[u8]; 11] = [
-=======
-const META: [&[u8]; 10] = [
->>>>>>> main
+const META: [&[u8]; 12] = [
     key::META_FORMAT,
     key::META_NODE,
     key::META_INDEXED_END,
@@ -436,12 +419,9 @@ const META: [&[u8]; 10] = [
     key::META_FROZEN,
     key::META_NOTIFY,
     key::META_GC_NEEDED,
-<<<<<<< HEAD
+    key::META_CLOSING,
     key::META_ORIGINAL,
     key::META_ORIGINAL_DECIDED,
-=======
-    key::META_CLOSING,
->>>>>>> main
 ];
 
 /// Entries per request while loading.

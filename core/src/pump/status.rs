@@ -2,12 +2,9 @@
 
 use super::gc::GcStatus;
 use super::machine::Pump;
-<<<<<<< HEAD
-use super::original::OriginalStatus;
-=======
 use super::offline::ClosingStatus;
+use super::original::OriginalStatus;
 use super::pull;
->>>>>>> main
 use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;

@@ -5,11 +5,8 @@ mod gc;
 #[cfg(feature = "canary")]
 mod gc_canary;
 mod life;
-<<<<<<< HEAD
-mod original;
-=======
 mod offline;
->>>>>>> main
+mod original;
 mod random;
 mod recovery;
 mod streams;
