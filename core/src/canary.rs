@@ -31,6 +31,12 @@ canaries! {
     ServeUnprovenTail = "serve-unproven-tail",
     /// Rules 2: a segment with a header only counts as the newest.
     HeaderAsProof = "header-as-proof",
+    /// Rules 1: a client's R decides.
+    RIsVerdict = "r-is-verdict",
+    /// Rules 1: a verdict acts without having been logged.
+    VerdictNotLogged = "verdict-not-logged",
+    /// Rules 1: absence is proven by a safe point that was read before TiKV answered.
+    SafepointReadBeforeAnswer = "safepoint-read-before-answer",
     /// Rules 3: the undecided prewrites are not loaded at a start.
     DropUndecidedSet = "drop-undecided-set",
     /// Rules 3: a repeated prewrite of a decided transaction waits again.

@@ -28,6 +28,9 @@ pub enum Reject {
     Busy(&'static str),
     #[error("pump is shutting down")]
     ShuttingDown,
+    /// An operator's command that cannot be carried out.
+    #[error("{0}")]
+    Command(String),
 }
 
 /// A failed operation of a port: data in a completion.
@@ -67,6 +70,11 @@ pub enum Fault {
     /// Rules 4: a commit that contradicts what the watermark promised.
     #[error("assumption broken: {what} (start_ts {start_ts}, commit_ts {commit_ts})")]
     AssumptionBroken { what: String, start_ts: StartTs, commit_ts: CommitTs },
+    /// Rules 1: neither a client nor TiKV can say any more what became of a prewrite.
+    #[error(
+        "prewrite with start_ts {start_ts} cannot be decided: {why}; the watermark stays below it until an operator decides: {resolve}"
+    )]
+    Undecidable { start_ts: StartTs, why: String, resolve: String },
     /// Two different payloads under one identity.
     #[error("two different payloads for start_ts {start_ts}: {what}")]
     PayloadMismatch { start_ts: StartTs, what: String },

@@ -2,6 +2,7 @@
 
 mod claim;
 mod http;
+mod operator;
 mod ports;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_service::{self, PULL_CREDIT};
 use binlog_cluster::registry::Registry;
 use binlog_cluster::server::{self, Grpc, Listeners};
+use binlog_cluster::tikv::TikvClient;
 use binlog_cluster::tls::Security;
 use binlog_cluster::unix_socket::SocketListener;
 use binlog_cluster::write_call::WriteCalls;
@@ -122,7 +124,8 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         pd: pd.clone(),
         asker,
         sender: sender.clone(),
-    });
+    })
+    .merge(operator::router(sender.clone()));
     let listeners = Listeners { tcp: listener, security, unix };
     let writes = Some(WriteCalls::new(handle.clone(), limit));
     let grpc = Grpc { routes: Routes::new(handle.service(limit)), writes };
@@ -141,6 +144,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         index: IndexStore::open(&dir.join("index"), IndexOptions::default(), move |op, result| {
             index_sender.complete(Input::IndexDone { op, result });
         })?,
+        tikv: TikvClient::new(pd.clone()),
         pd,
         registry,
         takes_over: claimed.over,
@@ -217,6 +221,7 @@ fn machine_config(
         max_batch_bytes: MAX_BATCH_BYTES,
         max_batch_records: MAX_BATCH_RECORDS,
         sync_log: config.sync_log,
+        gc_hold_ttl_s: config.gc_hold_ttl_s,
         fake_interval_ms: config.fake_interval_ms,
         fake_on_demand_ms: config.fake_on_demand_ms,
         heartbeat_ms: config.heartbeat_ms,

@@ -4,13 +4,16 @@ use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
 use binlog_cluster::pump_service::{self, PullSender, PumpEvent, WriteReply};
 use binlog_cluster::registry::{NodeKind, Registry};
+use binlog_cluster::tikv::TikvClient;
 use binlog_core::fault::{Fault, IoFault};
-use binlog_core::ids::{StreamId, WriteId};
+use binlog_core::ids::{StartTs, StreamId, WriteId};
 use binlog_core::node::status::NodeState;
+use binlog_core::proto::kvrpcpb::MvccGetByKeyResponse;
 use binlog_core::pump::effect::{Effect, Level};
-use binlog_core::pump::input::{Action, Input};
+use binlog_core::pump::input::{Action, GcHeld, Input};
 use binlog_core::pump::machine::{Class, Pump};
 use binlog_core::pump::status::PumpStatus;
+use binlog_core::pump::verdict::Verdict;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
 use binlog_storage::index_store::IndexStore;
@@ -39,6 +42,17 @@ pub enum Request {
         ts: u64,
         reply: oneshot::Sender<Result<Bytes, String>>,
     },
+    /// An operator's; answered as a write is.
+    Command {
+        command: Command,
+        reply: WriteReply,
+    },
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Resolve { start_ts: StartTs, verdict: Verdict },
+    ReleaseFrozen,
 }
 
 /// Where the service hands its events in: straight to the driver.
@@ -111,6 +125,7 @@ pub struct Ports {
     pub log: LogFiles,
     pub index: IndexStore,
     pub pd: PdClient,
+    pub tikv: TikvClient,
     pub registry: Registry,
     /// Token in the registry entry that this process replaces.
     pub takes_over: Option<String>,
@@ -136,6 +151,13 @@ impl driver::Ports<Pump> for Ports {
                 let call = self.calls.next();
                 self.calls.look_ups.insert(call, reply);
                 return Some(Input::ReadBinlog { call, ts });
+            }
+            Request::Command { command, reply } => {
+                let write = self.calls.writes.insert(reply);
+                return Some(match command {
+                    Command::Resolve { start_ts, verdict } => Input::Resolve { write, start_ts, verdict },
+                    Command::ReleaseFrozen => Input::ReleaseFrozen { write },
+                });
             }
         };
         Some(match event {
@@ -179,6 +201,32 @@ impl driver::Ports<Pump> for Ports {
                 self.sender.run(async move { registry.list_drainers().await }, move |result| Input::DrainersDone {
                     op,
                     result,
+                });
+            }
+            Effect::MvccByKey { op, key } => {
+                let tikv = self.tikv.clone();
+                self.sender.run(async move { tikv.mvcc_by_key(&key).await }, move |result| Input::MvccDone {
+                    op,
+                    result: result.map(without_values),
+                });
+            }
+            Effect::CheckTxnStatus { op, request } => {
+                let tikv = self.tikv.clone();
+                self.sender.run(async move { tikv.check_txn_status(request).await }, move |result| {
+                    Input::TxnStatusDone { op, result }
+                });
+            }
+            Effect::GetGcSafePoint { op } => {
+                let pd = self.pd.clone();
+                self.sender
+                    .run(async move { pd.gc_safe_point().await }, move |result| Input::SafePointDone { op, result });
+            }
+            Effect::HoldGc { op, service, ttl_seconds, safe_point } => {
+                let pd = self.pd.clone();
+                let work = async move { pd.update_service_gc_safe_point(&service, ttl_seconds, safe_point).await };
+                self.sender.run(work, move |result| Input::HoldGcDone {
+                    op,
+                    result: result.map(|held| GcHeld { accepted: held.accepted, smallest: held.min_safe_point }),
                 });
             }
             Effect::WriteReply { write, result } => {
@@ -233,6 +281,15 @@ impl driver::Ports<Pump> for Ports {
     fn tick(&self) -> Input {
         Input::Tick
     }
+}
+
+/// A key's old values may be large, and say nothing about its transactions.
+fn without_values(mut reply: MvccGetByKeyResponse) -> MvccGetByKeyResponse {
+    if let Some(info) = &mut reply.info {
+        info.values = Vec::new();
+        info.writes.iter_mut().for_each(|write| write.short_value = Bytes::new());
+    }
+    reply
 }
 
 /// Every Drainer that the registry shows as exactly online must answer (spec pump 4.4).

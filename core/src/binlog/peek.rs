@@ -70,6 +70,19 @@ pub fn peek(payload: &[u8]) -> Result<Peek, PeekError> {
     Ok(seen)
 }
 
+/// The prewrite_key of a payload that [`peek`] accepted, where it is not empty; the last one counts.
+#[must_use]
+pub fn prewrite_key(payload: &[u8]) -> Option<&[u8]> {
+    let mut found = None;
+    for field in Fields::new(payload) {
+        let field = field.ok()?;
+        if field.number == PREWRITE_KEY {
+            found = Some(field.bytes("prewrite_key is not length-delimited").ok()?);
+        }
+    }
+    found.filter(|key| !key.is_empty())
+}
+
 /// Field numbers of `binlog.Binlog` (spec codec 1.1).
 pub(crate) const TP: u32 = 1;
 pub(crate) const START_TS: u32 = 2;

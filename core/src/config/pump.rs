@@ -50,6 +50,13 @@ pub const KEYS: &[Key] = &[
         Honoured,
         "drainers: binlogs that a Drainer which is not offline still needs are kept beyond gc; age: they are not (default drainers)",
     ),
+    Key::new(
+        "gc-ttl",
+        "gc-ttl",
+        Kind::Int,
+        Honoured,
+        "seconds that TiKV's GC waits for undecided prewrites while this pump is away (default 86400)",
+    ),
     Key::new("node-id", "node-id", Kind::Text, Honoured, "name in the registry (default <hostname>:<port>)"),
     Key::new(
         "gen-binlog-interval",
@@ -110,6 +117,8 @@ pub struct PumpSettings {
     pub heartbeat_ms: u64,
     pub fake_interval_ms: u64,
     pub fake_on_demand_ms: u64,
+    /// TTL of the service safe point in PD.
+    pub gc_hold_ttl_s: u64,
     pub max_message_bytes: u64,
     pub sync_log: bool,
     pub segment_bytes: u64,
@@ -125,6 +134,10 @@ const DEFAULT_SEGMENT: u64 = 512 << 20;
 /// Smaller segments would spend more on headers than on data.
 const MIN_SEGMENT: u64 = 64 << 10;
 const DEFAULT_STOP_WRITE: u64 = 10 << 30;
+/// A day, as TiCDC has.
+const DEFAULT_GC_TTL: i64 = 86_400;
+/// Twice the interval at which it is renewed.
+const MIN_GC_TTL: i64 = 60;
 
 impl PumpSettings {
     /// `default_host`: the machine's first IPv4 that is no loopback, or `127.0.0.1`.
@@ -162,6 +175,7 @@ impl PumpSettings {
             heartbeat_ms: heartbeat.saturating_mul(1000),
             fake_interval_ms: s.at_least("gen-binlog-interval", 1, 3)?.saturating_mul(1000),
             fake_on_demand_ms: s.at_least("fake-on-demand-interval", 0, 100)?,
+            gc_hold_ttl_s: s.at_least("gc-ttl", MIN_GC_TTL, DEFAULT_GC_TTL)?,
             max_message_bytes: s.at_least("max-message-size", 1, DEFAULT_MAX_MESSAGE)?,
             sync_log: s.bool("storage.sync-log").unwrap_or(true),
             segment_bytes,
@@ -244,6 +258,7 @@ mod tests {
             ("gen-binlog-interval", "0"),
             ("fake-on-demand-interval", "-1"),
             ("heartbeat-interval", "-1"),
+            ("gc-ttl", "59"),
             ("max-message-size", "0"),
             ("storage.segment-size", "1 kib"),
             ("storage.stop-write-at-available-space", "ten"),

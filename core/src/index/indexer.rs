@@ -48,6 +48,11 @@ pub struct Applied {
     pub gc: Option<CommitTs>,
     /// Entries that are in the index now.
     pub commits: Vec<(CommitTs, CommitValue)>,
+    /// Prewrites that are decided now, and those whose client sent R.
+    pub decided: Vec<StartTs>,
+    pub hinted: Vec<StartTs>,
+    /// The watermark is free again.
+    pub lifted: bool,
 }
 
 /// A request of the indexer, in the order in which the port must see it.
@@ -87,6 +92,9 @@ struct Applying {
     commits: Vec<(CommitTs, CommitValue)>,
     bytes: u64,
     rotated: bool,
+    decided: Vec<StartTs>,
+    hinted: Vec<StartTs>,
+    lifted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -242,7 +250,8 @@ impl Indexer {
         self.flush.rotated |= done.rotated;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(done.bytes);
         ledger.applied(&done.references);
-        Applied { places: done.places, gc: done.gc, commits: done.commits }
+        let Applying { places, gc, commits, decided, hinted, lifted, .. } = done;
+        Applied { places, gc, commits, decided, hinted, lifted }
     }
 
     /// Places that the apply in flight gives back (a mutation needs it).
@@ -393,6 +402,10 @@ impl Indexer {
         if let Some(ts) = folded.freeze {
             changes.push(put(key::META_FROZEN, encode_u64(freeze(ts).raw())));
         }
+        let lifted = folded.lifted && folded.freeze.is_none();
+        if lifted {
+            changes.push(Change::Delete(Bytes::from_static(key::META_FROZEN)));
+        }
         if let Some(gc) = folded.gc.filter(|gc| *gc > view.gc) {
             changes.push(put(key::META_GC, encode_u64(gc.raw())));
         }
@@ -401,8 +414,22 @@ impl Indexer {
         }
         changes.push(put(key::META_WATERMARK, encode_u64(view.logged.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;
-        let Folded { places, references, gc, commits, .. } = folded;
-        Some(Applying { changes, places, references, end, watermark: view.logged, gc, commits, bytes, rotated })
+        let Folded { places, references, gc, commits, decided, hinted, .. } = folded;
+        let watermark = view.logged;
+        Some(Applying {
+            changes,
+            places,
+            references,
+            end,
+            watermark,
+            gc,
+            commits,
+            bytes,
+            rotated,
+            decided,
+            hinted,
+            lifted,
+        })
     }
 
     fn begin_flush(&mut self, now: MonoTime) -> bool {

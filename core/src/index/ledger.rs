@@ -2,12 +2,13 @@
 //!
 //! Holds every start_ts that is undecided, or that a record refers to which is not indexed yet; everything else is looked up
 //! in the index. `fold` takes durable records in log order and answers with index changes, the places to give back once they
-//! are applied, and the faults that it saw. [`Ledger::decide`] is the one place where an R releases a P until verdicts exist.
+//! are applied, and the faults that it saw. A P is decided by a client's C or by a verdict that is in the log; a client's R is
+//! a hint to ask TiKV at once and decides nothing ([`crate::pump::resolve`]).
 
 use super::key;
 use super::op::Change;
 use super::segments::Joined;
-use super::value::{CommitValue, Digest, Span, StartValue};
+use super::value::{CommitValue, Digest, Span, StartValue, encode_undecided};
 use crate::canary::{self, Canary};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
@@ -75,6 +76,12 @@ pub struct Folded {
     pub commits: Vec<(CommitTs, CommitValue)>,
     /// Commits that entered the index, since the owner took them.
     pub joined: Vec<Joined>,
+    /// Prewrites that were decided.
+    pub decided: Vec<StartTs>,
+    /// Undecided prewrites whose client sent R: to be asked about at once.
+    pub hinted: Vec<StartTs>,
+    /// An operator lifted the freeze, and nothing broke since.
+    pub lifted: bool,
 }
 
 /// Counters for status and metrics.
@@ -86,9 +93,15 @@ pub struct Counters {
     pub commits_below_gc: u64,
     /// Timestamps at or below the watermark that carry nothing.
     pub late_fakes: u64,
-    pub rollbacks: u64,
+    /// R of clients for undecided prewrites: hints.
+    pub hints: u64,
     /// R that changed nothing.
     pub idle_rollbacks: u64,
+    /// Verdicts that decided a prewrite.
+    pub verdict_commits: u64,
+    pub verdict_rollbacks: u64,
+    /// Verdicts at or below the watermark: another Pump has delivered the transaction (rules 4).
+    pub late_verdicts: u64,
 }
 
 #[derive(Debug, Default)]
@@ -117,11 +130,19 @@ enum State {
     Undecided {
         place: Place,
         first: Prewrite,
+        /// Its client sent R.
+        hinted: bool,
     },
     Committed {
         commit_ts: CommitTs,
         first: Prewrite,
     },
+    /// A verdict at or below the watermark: logged, not inserted.
+    Late {
+        commit_ts: CommitTs,
+        first: Prewrite,
+    },
+    /// By a verdict in the log.
     RolledBack {
         first: Prewrite,
     },
@@ -146,8 +167,8 @@ enum Source {
 
 impl Ledger {
     /// Recovery: an undecided P from the index.
-    pub fn load_undecided(&mut self, start_ts: StartTs, span: Span, digest: Digest, place: Place) {
-        let state = State::Undecided { place, first: Prewrite { span, digest } };
+    pub fn load_undecided(&mut self, start_ts: StartTs, span: Span, digest: Digest, place: Place, hinted: bool) {
+        let state = State::Undecided { place, first: Prewrite { span, digest }, hinted };
         self.txns.insert(start_ts, Txn { references: 0, lookup: false, accepted: Some(digest), state });
     }
 
@@ -182,8 +203,7 @@ impl Ledger {
                 out.push(Lookup::Start(fact.start_ts));
             }
             let is_commit = matches!(fact.kind, RecordKind::Commit | RecordKind::VerdictCommit);
-            let settled =
-                matches!(txn.state, State::Undecided { .. } | State::Committed { .. } | State::RolledBack { .. });
+            let settled = !matches!(txn.state, State::Unknown | State::Hinted | State::Decided { .. });
             if is_commit && !settled {
                 out.push(Lookup::Commit { index, ts: fact.commit_ts });
             }
@@ -203,6 +223,9 @@ impl Ledger {
             Some(StartValue::Prewrite { span, digest }) => {
                 txn.state = State::Decided { first: Prewrite { span, digest } };
             }
+            Some(StartValue::RolledBack { span, digest }) => {
+                txn.state = State::RolledBack { first: Prewrite { span, digest } };
+            }
         }
     }
 
@@ -212,7 +235,9 @@ impl Ledger {
             RecordKind::Prewrite => self.prewrite(fact, out),
             RecordKind::Commit => self.commit(fact, Source::Client, view, out),
             RecordKind::VerdictCommit => self.commit(fact, Source::Verdict, view, out),
-            RecordKind::RollbackHint | RecordKind::VerdictRollback => self.rollback(fact, out),
+            RecordKind::RollbackHint if canary::is(Canary::RIsVerdict) => self.rolled_back(fact, out),
+            RecordKind::RollbackHint => self.hint(fact, out),
+            RecordKind::VerdictRollback => self.rolled_back(fact, out),
             RecordKind::Fake => {
                 if fact.commit_ts > view.watermark && fact.commit_ts > view.gc {
                     let value = CommitValue::Fake { record: fact.span };
@@ -223,6 +248,10 @@ impl Ledger {
                 }
             }
             RecordKind::Gc => out.gc = out.gc.max(Some(fact.commit_ts)),
+            RecordKind::Unfreeze => {
+                out.lifted = true;
+                out.freeze = None;
+            }
             RecordKind::SegmentStart => {}
         }
         // The timestamp's own place; of a P it is given back by what decides it.
@@ -262,6 +291,29 @@ impl Ledger {
         self.txns.iter().filter(|(_, txn)| below(txn)).map(|(start_ts, _)| *start_ts).collect()
     }
 
+    /// How the prewrite of `start_ts` stands by the records folded so far.
+    #[must_use]
+    pub fn standing(&self, start_ts: StartTs) -> Standing {
+        let Some(txn) = self.txns.get(&start_ts) else { return Standing::Gone };
+        match txn.state {
+            State::Undecided { place, first, hinted } if txn.references == 0 => {
+                Standing::Undecided { span: first.span, place, hinted }
+            }
+            State::Undecided { .. } | State::Unknown | State::Hinted => Standing::Pending,
+            State::Committed { .. } | State::Late { .. } | State::RolledBack { .. } | State::Decided { .. } => {
+                Standing::Gone
+            }
+        }
+    }
+
+    /// The smallest start_ts above `above` whose prewrite is undecided.
+    #[must_use]
+    pub fn oldest_undecided_above(&self, above: StartTs) -> Option<StartTs> {
+        let from = StartTs::new(above.raw().saturating_add(1));
+        let undecided = |txn: &Txn| matches!(txn.state, State::Undecided { .. });
+        self.txns.range(from..).find(|(_, txn)| undecided(txn)).map(|(start_ts, _)| *start_ts)
+    }
+
     /// Transactions held in memory.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -285,30 +337,26 @@ impl Ledger {
         let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
         let own = Prewrite { span: fact.span, digest: fact.digest };
         match txn.state {
-            State::Unknown => {
-                put_start(fact, out);
-                let text = super::value::encode_u64(fact.start_ts.raw());
-                out.changes.push(Change::Put(key::undecided(fact.span.ptr), text));
+            State::Unknown | State::Hinted => {
                 // The first P of a start_ts always got a place when it was accepted.
                 let place = fact.place;
                 assert!(place.is_some(), "first P of start_ts {} has no place in the queue", fact.start_ts);
                 if let Some(place) = place {
-                    txn.state = State::Undecided { place, first: own };
+                    put_start(fact, out);
+                    let hinted = matches!(txn.state, State::Hinted);
+                    put_undecided(fact.start_ts, own, hinted, out);
+                    out.hinted.extend(hinted.then_some(fact.start_ts));
+                    txn.state = State::Undecided { place, first: own, hinted };
                 }
             }
             State::Decided { .. } if canary::is(Canary::RequeueDecidedP) && fact.place.is_some() => {
-                let text = super::value::encode_u64(fact.start_ts.raw());
-                out.changes.push(Change::Put(key::undecided(fact.span.ptr), text));
-                txn.state = fact.place.map_or(txn.state, |place| State::Undecided { place, first: own });
-            }
-            State::Hinted => {
-                // Until verdicts are built an R releases, also when it came first.
-                put_start(fact, out);
-                out.places.extend(fact.place);
-                txn.state = State::RolledBack { first: own };
+                put_undecided(fact.start_ts, own, false, out);
+                let undecided = |place| State::Undecided { place, first: own, hinted: false };
+                txn.state = fact.place.map_or(txn.state, undecided);
             }
             State::Undecided { first, .. }
             | State::Committed { first, .. }
+            | State::Late { first, .. }
             | State::RolledBack { first }
             | State::Decided { first } => {
                 self.counters.repeated_prewrites += 1;
@@ -324,31 +372,41 @@ impl Ledger {
         let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
         let late = fact.commit_ts <= view.watermark;
         match txn.state {
-            State::Undecided { place, first } => {
+            State::Undecided { place, first, .. } => {
                 out.changes.push(Change::Delete(key::undecided(first.span.ptr)));
                 out.places.push(place);
+                out.decided.push(fact.start_ts);
+                self.counters.verdict_commits += u64::from(source == Source::Verdict);
+                txn.state = State::Committed { commit_ts: fact.commit_ts, first };
                 if fact.commit_ts <= view.gc {
                     self.counters.commits_below_gc += 1;
                 } else if late && source == Source::Verdict {
                     // The client gave up this pump's acknowledgement; another pump has delivered it (rules 4).
-                    self.counters.repeated_commits += 1;
+                    self.counters.late_verdicts += 1;
+                    txn.state = State::Late { commit_ts: fact.commit_ts, first };
                 } else if late {
                     broken("commit at or below the watermark that is not indexed", fact, out);
                 } else {
                     put_commit(fact, first, out);
                 }
-                txn.state = State::Committed { commit_ts: fact.commit_ts, first };
             }
             State::Committed { commit_ts, .. } if commit_ts == fact.commit_ts => self.counters.repeated_commits += 1,
-            State::Committed { .. } => broken("second commit with another commit_ts", fact, out),
-            State::RolledBack { first } | State::Decided { first } => match fact.known_commit {
+            State::Late { commit_ts, .. } if commit_ts == fact.commit_ts && source == Source::Verdict => {
+                self.counters.repeated_commits += 1;
+            }
+            State::Late { commit_ts, .. } if commit_ts == fact.commit_ts => {
+                broken("commit at or below the watermark that is not indexed", fact, out);
+            }
+            State::Committed { .. } | State::Late { .. } => broken("second commit with another commit_ts", fact, out),
+            State::RolledBack { .. } => broken("commit of a transaction that TiKV said was rolled back", fact, out),
+            State::Decided { first } => match fact.known_commit {
                 Some(start_ts) if start_ts == fact.start_ts => self.counters.repeated_commits += 1,
                 Some(_) => broken("another transaction has this commit_ts", fact, out),
                 None if fact.commit_ts <= view.gc => self.counters.commits_below_gc += 1,
                 None if late && source == Source::Verdict => self.counters.repeated_commits += 1,
                 None if late => broken("commit at or below the watermark that is not indexed", fact, out),
                 None => {
-                    // R released the P, yet the transaction is committed: it must be delivered.
+                    // An R released the P in an earlier version, yet the transaction is committed: it must be delivered.
                     put_commit(fact, first, out);
                     txn.state = State::Committed { commit_ts: fact.commit_ts, first };
                 }
@@ -363,29 +421,52 @@ impl Ledger {
         }
     }
 
-    fn rollback(&mut self, fact: &Fact, out: &mut Folded) {
+    /// A client's R (rules 1).
+    fn hint(&mut self, fact: &Fact, out: &mut Folded) {
         let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
-        match txn.state {
-            State::Undecided { place, first } if Self::decide(fact.kind) => {
-                out.changes.push(Change::Delete(key::undecided(first.span.ptr)));
-                out.places.push(place);
-                txn.state = State::RolledBack { first };
-                self.counters.rollbacks += 1;
+        match &mut txn.state {
+            State::Undecided { first, hinted, .. } if !*hinted => {
+                *hinted = true;
+                put_undecided(fact.start_ts, *first, true, out);
+                out.hinted.push(fact.start_ts);
+                self.counters.hints += 1;
             }
-            State::Unknown if Self::decide(fact.kind) => {
+            State::Unknown => {
                 out.changes.push(Change::Put(key::start(fact.start_ts), StartValue::Hint.encode()));
                 txn.state = State::Hinted;
-                self.counters.idle_rollbacks += 1;
+                self.counters.hints += 1;
             }
             _ => self.counters.idle_rollbacks += 1,
         }
     }
 
-    /// Whether this record decides a P as rolled back. An R of a client is only a hint (rules 1); until verdicts from TiKV are
-    /// built it releases the P all the same, and this is the place where that changes.
-    const fn decide(kind: RecordKind) -> bool {
-        matches!(kind, RecordKind::RollbackHint | RecordKind::VerdictRollback)
+    /// The verdict in the log.
+    fn rolled_back(&mut self, fact: &Fact, out: &mut Folded) {
+        let txn = self.txns.entry(fact.start_ts).or_insert_with(Txn::unknown);
+        match txn.state {
+            State::Undecided { place, first, .. } => {
+                out.changes.push(Change::Delete(key::undecided(first.span.ptr)));
+                let value = StartValue::RolledBack { span: first.span, digest: first.digest };
+                out.changes.push(Change::Put(key::start(fact.start_ts), value.encode()));
+                out.places.push(place);
+                out.decided.push(fact.start_ts);
+                txn.state = State::RolledBack { first };
+                self.counters.verdict_rollbacks += 1;
+            }
+            _ => self.counters.idle_rollbacks += 1,
+        }
     }
+}
+
+/// A prewrite as who asks for verdicts sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Decided, or never heard of.
+    Gone,
+    /// A record that names it is on its way to the index.
+    Pending,
+    /// `hinted`: its client sent R.
+    Undecided { span: Span, place: Place, hinted: bool },
 }
 
 /// A question to the index.
@@ -424,7 +505,7 @@ pub const fn names_transaction(kind: RecordKind) -> bool {
         | RecordKind::RollbackHint
         | RecordKind::VerdictCommit
         | RecordKind::VerdictRollback => true,
-        RecordKind::Fake | RecordKind::Gc | RecordKind::SegmentStart => false,
+        RecordKind::Fake | RecordKind::Gc | RecordKind::Unfreeze | RecordKind::SegmentStart => false,
     }
 }
 
@@ -433,9 +514,11 @@ pub const fn names_transaction(kind: RecordKind) -> bool {
 pub const fn carries_mark(kind: RecordKind) -> bool {
     match kind {
         RecordKind::Commit | RecordKind::VerdictCommit | RecordKind::Fake | RecordKind::Gc => true,
-        RecordKind::Prewrite | RecordKind::RollbackHint | RecordKind::VerdictRollback | RecordKind::SegmentStart => {
-            false
-        }
+        RecordKind::Prewrite
+        | RecordKind::RollbackHint
+        | RecordKind::VerdictRollback
+        | RecordKind::Unfreeze
+        | RecordKind::SegmentStart => false,
     }
 }
 
@@ -452,6 +535,10 @@ pub fn mismatch(start_ts: StartTs, first: Digest, second: Digest) -> Fault {
 fn put_start(fact: &Fact, out: &mut Folded) {
     let value = StartValue::Prewrite { span: fact.span, digest: fact.digest };
     out.changes.push(Change::Put(key::start(fact.start_ts), value.encode()));
+}
+
+fn put_undecided(start_ts: StartTs, first: Prewrite, hinted: bool, out: &mut Folded) {
+    out.changes.push(Change::Put(key::undecided(first.span.ptr), encode_undecided(start_ts, hinted)));
 }
 
 fn put_commit(fact: &Fact, first: Prewrite, out: &mut Folded) {

@@ -52,7 +52,8 @@ impl Segments {
             RecordKind::Prewrite
             | RecordKind::RollbackHint
             | RecordKind::VerdictRollback
-            | RecordKind::SegmentStart => {}
+            | RecordKind::SegmentStart
+            | RecordKind::Unfreeze => {}
         }
         for joined in joined {
             self.of(joined.prewrite, |own| own.max_joined = own.max_joined.max(joined.commit_ts));

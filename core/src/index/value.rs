@@ -43,6 +43,11 @@ pub enum StartValue {
         span: Span,
         digest: Digest,
     },
+    /// A P that a verdict in the log judged rolled back.
+    RolledBack {
+        span: Span,
+        digest: Digest,
+    },
     /// An R came before any P of this start_ts.
     Hint,
 }
@@ -118,6 +123,12 @@ impl StartValue {
                 out.put_u32(digest.len);
                 out.put_u32(digest.crc);
             }
+            Self::RolledBack { span, digest } => {
+                out.put_u8(ROLLED_BACK);
+                put_span(&mut out, *span);
+                out.put_u32(digest.len);
+                out.put_u32(digest.crc);
+            }
             Self::Hint => out.put_u8(HINT),
         }
         out.freeze()
@@ -131,6 +142,10 @@ impl StartValue {
                 PREWRITE => {
                     let span = at.span()?;
                     Self::Prewrite { span, digest: Digest { len: at.u32()?, crc: at.u32()? } }
+                }
+                ROLLED_BACK => {
+                    let span = at.span()?;
+                    Self::RolledBack { span, digest: Digest { len: at.u32()?, crc: at.u32()? } }
                 }
                 HINT => Self::Hint,
                 _ => return None,
@@ -149,6 +164,32 @@ pub fn encode_u64(raw: u64) -> Bytes {
 
 pub fn decode_u64(what: &'static str, raw: &[u8]) -> Result<u64, ValueError> {
     raw.try_into().map(u64::from_be_bytes).map_err(|_| error(what, raw))
+}
+
+/// Value of `undecided/<pointer of P>`: the start_ts, and a byte when its client sent R.
+#[must_use]
+pub fn encode_undecided(start_ts: StartTs, hinted: bool) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    out.put_u64(start_ts.raw());
+    if hinted {
+        out.put_u8(HINT);
+    }
+    out.freeze()
+}
+
+pub fn decode_undecided(raw: &[u8]) -> Result<(StartTs, bool), ValueError> {
+    let mut at = Cursor(raw);
+    let mut parse = || {
+        let start_ts = StartTs::new(at.u64()?);
+        let hinted = match at.u8() {
+            None => false,
+            Some(HINT) => true,
+            Some(_) => return None,
+        };
+        at.end()?;
+        Some((start_ts, hinted))
+    };
+    parse().ok_or_else(|| error("undecided", raw))
 }
 
 #[must_use]
@@ -249,6 +290,7 @@ const COMMIT_WITH_UNKNOWN: u8 = 2;
 const FAKE: u8 = 3;
 const PREWRITE: u8 = 1;
 const HINT: u8 = 2;
+const ROLLED_BACK: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -272,11 +314,23 @@ mod tests {
                 prop_assert!(CommitValue::decode(&raw[..raw.len() - 1]).is_err());
                 prop_assert!(CommitValue::decode(&[&raw[..], &[0]].concat()).is_err());
             }
-            for value in [StartValue::Prewrite { span: p, digest: Digest { len, crc } }, StartValue::Hint] {
+            let digest = Digest { len, crc };
+            for value in [
+                StartValue::Prewrite { span: p, digest },
+                StartValue::RolledBack { span: p, digest },
+                StartValue::Hint,
+            ] {
                 let raw = value.encode();
                 prop_assert_eq!(StartValue::decode(&raw), Ok(value));
                 prop_assert!(StartValue::decode(&raw[..raw.len() - 1]).is_err());
             }
+            for hinted in [false, true] {
+                let raw = encode_undecided(StartTs::new(start), hinted);
+                prop_assert_eq!(decode_undecided(&raw), Ok((StartTs::new(start), hinted)));
+                prop_assert!(decode_undecided(&[&raw[..], &[7]].concat()).is_err());
+            }
+            // Without a hint: what earlier versions wrote.
+            prop_assert_eq!(encode_undecided(StartTs::new(start), false), encode_u64(start));
             prop_assert_eq!(decode_ptr("x", &encode_ptr(p.ptr)), Ok(p.ptr));
             prop_assert_eq!(decode_u64("x", &encode_u64(start)), Ok(start));
         }
@@ -287,6 +341,7 @@ mod tests {
             let _ = StartValue::decode(&raw);
             let _ = decode_ptr("x", &raw);
             let _ = decode_u64("x", &raw);
+            let _ = decode_undecided(&raw);
         }
     }
 

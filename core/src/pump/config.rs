@@ -21,6 +21,8 @@ pub struct PumpConfig {
     pub max_batch_records: usize,
     /// `false`: acknowledge when written, not when durable.
     pub sync_log: bool,
+    /// How long TiKV's GC waits for this Pump's undecided prewrites while the Pump is away (rules 1).
+    pub gc_hold_ttl_s: u64,
     /// Idle fakes (spec pump 2.6).
     pub fake_interval_ms: u64,
     /// At most one fake on demand in so many milliseconds while a stream waits; 0: none (rules 4).

@@ -5,6 +5,8 @@ use crate::fault::{Fault, Reject};
 use crate::ids::{CommitTs, OpId, StreamId, WriteId};
 use crate::index::op::IndexOp;
 use crate::node::status::{NodeState, NodeStatus};
+use crate::proto::kvrpcpb::CheckTxnStatusRequest;
+use crate::time::Tso;
 use crate::vlog::op::LogOp;
 use bytes::Bytes;
 
@@ -23,7 +25,15 @@ pub enum Effect {
     NotifyDrainers { op: OpId },
     /// Read the registry entries of all Drainers, linearizably (GC, going offline; spec pump 4.5, rules 6).
     ListDrainers { op: OpId },
-    /// Answer of one WriteBinlog call: leaves only after durability (or with the reject).
+    /// Everything TiKV knows about the versions of a raw key (`MvccGetByKey`; rules 1). Their values may be left out.
+    MvccByKey { op: OpId, key: Bytes },
+    /// The fate of a transaction by its primary key (`KvCheckTxnStatus`; the context is the port's). It may change that fate.
+    CheckTxnStatus { op: OpId, request: CheckTxnStatusRequest },
+    /// PD's GC safe point, read now.
+    GetGcSafePoint { op: OpId },
+    /// Ask PD that GC stay at or below `safe_point` on behalf of `service`; a TTL of 0 takes that back.
+    HoldGc { op: OpId, service: String, ttl_seconds: i64, safe_point: Tso },
+    /// Answer of one WriteBinlog call, or of an operator's command: leaves only after durability (or with the reject).
     WriteReply { write: WriteId, result: Result<(), Reject> },
     /// The next items of a stream, in order; at least one.
     StreamItems { stream: StreamId, items: Vec<StreamItem> },

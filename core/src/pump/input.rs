@@ -1,9 +1,11 @@
 //! What happens to a Pump: requests of clients, completions of its own effects, time.
 
+use super::verdict::Verdict;
 use crate::fault::IoFault;
-use crate::ids::{CommitTs, OpId, StreamId, WriteId};
+use crate::ids::{CommitTs, OpId, StartTs, StreamId, WriteId};
 use crate::index::op::IndexReply;
 use crate::node::status::NodeStatus;
+use crate::proto::kvrpcpb::{CheckTxnStatusResponse, MvccGetByKeyResponse};
 use crate::time::Tso;
 use crate::vlog::op::LogReply;
 use bytes::Bytes;
@@ -58,6 +60,32 @@ pub enum Input {
         op: OpId,
         result: Result<Vec<NodeStatus>, IoFault>,
     },
+    MvccDone {
+        op: OpId,
+        result: Result<MvccGetByKeyResponse, IoFault>,
+    },
+    TxnStatusDone {
+        op: OpId,
+        result: Result<CheckTxnStatusResponse, IoFault>,
+    },
+    SafePointDone {
+        op: OpId,
+        result: Result<Tso, IoFault>,
+    },
+    HoldGcDone {
+        op: OpId,
+        result: Result<GcHeld, IoFault>,
+    },
+    /// An operator decides about a prewrite that nobody else can; answered like a write, when it is durable.
+    Resolve {
+        write: WriteId,
+        start_ts: StartTs,
+        verdict: Verdict,
+    },
+    /// An operator gives up the commits that froze the watermark; answered like a write.
+    ReleaseFrozen {
+        write: WriteId,
+    },
     /// Free bytes on the file system of the data directory, from time to time.
     Space {
         available: u64,
@@ -109,4 +137,13 @@ impl Action {
             Self::Cancel => "cancel",
         }
     }
+}
+
+/// PD's answer about a service safe point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcHeld {
+    /// `false`: the smallest point is above what was asked for.
+    pub accepted: bool,
+    /// The smallest point of all services.
+    pub smallest: Tso,
 }

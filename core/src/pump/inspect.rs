@@ -100,4 +100,4 @@ fn place_of(values: &[Option<bytes::Bytes>], ts: u64) -> Result<Place, String> {
 /// A person asks by hand.
 const MAX_CALLS: usize = 64;
 /// Sets our reads of the log apart from those of streams, which count from 1.
-const TOKENS: u64 = 1 << 63;
+const TOKENS: u64 = 1 << 62;

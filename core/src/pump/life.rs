@@ -192,7 +192,9 @@ impl Pump {
                 Phase::Unmarking if self.indexer.is_synced() || self.read_only.is_some() => self.serve(),
                 Phase::Closing if self.step_closing() => self.drain(),
                 Phase::Draining if self.is_drained() || self.life.give_up => self.final_sync(),
-                Phase::FinalSync if self.indexer.is_synced() || self.life.give_up => self.deregister(),
+                Phase::FinalSync if (self.indexer.is_synced() && !self.hold.is_releasing()) || self.life.give_up => {
+                    self.deregister();
+                }
                 Phase::Deregistering if self.life.registered == Some(self.life.state) || self.life.give_up => {
                     self.life.phase = Phase::Stopped;
                     self.timers = super::outbox::Timers::default();
@@ -527,6 +529,7 @@ impl Pump {
         self.life.phase = Phase::FinalSync;
         self.life.give_up = !self.start.is_done() || self.index_damaged;
         if !self.life.give_up {
+            self.stop_holding_gc();
             self.indexer.sync();
             self.timers.set(Timer::StopLimit, self.now.plus_millis(FINAL_SYNC_MS));
         }

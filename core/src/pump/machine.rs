@@ -12,6 +12,9 @@
 //! | `idle`, `demand` | fakes: logged, and while a stream waits |
 //! | `inspect` | look-ups of single binlogs |
 //! | `gc` | the GC point, which segments go (rules 6) |
+//! | `resolve`, `verdict` | what became of a prewrite whose C does not come (rules 1) |
+//! | `hold` | PD's service safe point, so that TiKV keeps what verdicts need (rules 1) |
+//! | `operator` | commands that decide what nothing else can |
 //!
 //! A record goes accepted → staged → written → durable → indexed → (its timestamp) passed. Replies leave on *durable* (on
 //! *written* with `sync-log = false`); the watermark moves only when an index batch was applied.
@@ -20,6 +23,7 @@ use super::config::PumpConfig;
 use super::demand::Demand;
 use super::effect::{Effect, Level};
 use super::gc::Collector;
+use super::hold::Hold;
 use super::idle::Idle;
 use super::input::Input;
 use super::inspect::Inspect;
@@ -29,6 +33,7 @@ use super::original::TakeOver;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
+use super::resolve::{READ_TOKEN, Resolver};
 use super::space::Space;
 use super::write::{self, Decision, Gate, Unsynced};
 use crate::binlog::peek::Peek;
@@ -72,6 +77,8 @@ pub struct Pump {
     pub(super) demand: Demand,
     pub(super) inspect: Inspect,
     pub(super) collector: Collector,
+    pub(super) resolver: Resolver,
+    pub(super) hold: Hold,
     /// The GC point (rules 6).
     pub(super) gc: CommitTs,
     /// Largest commit timestamp that was accepted.
@@ -126,6 +133,8 @@ impl Pump {
             demand: Demand::default(),
             inspect: Inspect::default(),
             collector: Collector::default(),
+            resolver: Resolver::default(),
+            hold: Hold::default(),
             gc: CommitTs::ZERO,
             max_ts: CommitTs::ZERO,
             tso: None,
@@ -240,7 +249,10 @@ impl Pump {
             let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             digest = Digest { len, crc: crc32c::crc32c(payload) };
             match self.ledger.accept_prewrite(start_ts, digest) {
-                Ok(Arrival::New) => place = Some(self.sorter.push_prewrite(start_ts, self.now)),
+                Ok(Arrival::New) => {
+                    place = Some(self.sorter.push_prewrite(start_ts, self.now));
+                    self.resolver.prewrite(self.now);
+                }
                 Ok(Arrival::Repeated) => {}
                 Err(pair) => return Err(mismatch(start_ts, pair.first, pair.second)),
             }
@@ -295,6 +307,7 @@ impl Pump {
                 self.indexer.durable(seq);
             }
             LogEvent::Run { token, result } => self.pull.read_done(token, result),
+            LogEvent::Read { token, result } if token & READ_TOKEN != 0 => self.on_prewrite_read(token, result),
             LogEvent::Read { token, result } => {
                 self.inspect_read(token, &result);
             }
@@ -422,6 +435,16 @@ impl Pump {
             self.gc = self.gc.max(gc);
             self.gc_applied(gc);
         }
+        for start_ts in applied.decided {
+            self.resolver.decided(start_ts);
+        }
+        for start_ts in applied.hinted {
+            self.resolver.hint(start_ts, self.now);
+        }
+        if applied.lifted {
+            self.sorter.lift();
+            self.out.notice(Level::Warn, "an operator's command released the frozen watermark".to_owned());
+        }
         self.move_watermark();
     }
 
@@ -441,6 +464,7 @@ impl Pump {
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
+        self.advance_verdicts();
         self.advance_demand();
         self.answer_actions();
     }
@@ -512,6 +536,8 @@ impl Pump {
                 Timer::Demand => {}
                 Timer::Closing => self.on_closing_timer(),
                 Timer::Gc => self.on_gc_timer(),
+                Timer::Verdict => self.on_verdict_timer(),
+                Timer::HoldGc => self.on_hold_timer(),
             }
         }
     }
@@ -525,6 +551,8 @@ impl Pump {
                     | Waiting::TsoForFake
                     | Waiting::TsoForDemand
                     | Waiting::TsoForCollect
+                    | Waiting::TsoForVerdict(_)
+                    | Waiting::TsoForHold
             )
         };
         let Some(why) = self.out.complete(op, is_tso) else { return };
@@ -536,6 +564,8 @@ impl Pump {
             Waiting::TsoForFake => self.on_fake_tso(result),
             Waiting::TsoForDemand => self.on_demand_tso(result),
             Waiting::TsoForCollect => self.on_collect_tso(result),
+            Waiting::TsoForVerdict(start_ts) => self.on_tso_for_verdict(start_ts, op, result),
+            Waiting::TsoForHold => self.on_hold_tso(result),
             _ => {}
         }
     }
@@ -604,6 +634,12 @@ impl Machine for Pump {
             Input::TriggerGc => self.on_trigger_gc(),
             Input::Action { call, action } => self.on_action(call, action),
             Input::ReadBinlog { call, ts } => self.read_binlog(call, ts),
+            Input::MvccDone { op, result } => self.on_mvcc(op, result),
+            Input::TxnStatusDone { op, result } => self.on_txn_status(op, result),
+            Input::SafePointDone { op, result } => self.on_safe_point(op, result),
+            Input::HoldGcDone { op, result } => self.on_gc_held(op, result),
+            Input::Resolve { write, start_ts, verdict } => self.on_resolve(write, start_ts, verdict),
+            Input::ReleaseFrozen { write } => self.on_release_frozen(write),
             Input::Shutdown => self.on_shutdown(),
             Input::Tick => self.on_tick(),
         }
@@ -637,6 +673,7 @@ impl Machine for Pump {
         self.ledger.check();
         self.indexer.check();
         self.sorter.check();
+        self.resolver.check();
         self.pull.check(self.sorter.watermark(), &self.log);
         assert!(
             self.indexer.indexed_end() <= self.log.durable_end() || !self.start.is_done() || self.read_only.is_some(),

@@ -2,13 +2,15 @@
 
 use super::effect::{Effect, Level};
 use crate::fault::Fault;
-use crate::ids::{OpId, OpIds, StreamId};
+use crate::ids::{OpId, OpIds, StartTs, StreamId};
 use crate::index::indexer::BatchId;
 use crate::index::op::IndexOp;
 use crate::node::status::NodeStatus;
-use crate::time::MonoTime;
+use crate::proto::kvrpcpb::CheckTxnStatusRequest;
+use crate::time::{MonoTime, Tso};
 use crate::vlog::log::LogOps;
 use crate::vlog::op::LogOp;
+use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug, Default)]
@@ -48,6 +50,13 @@ pub enum Waiting {
     TsoForDemand,
     /// Entries of the index for `/debug/binlog`, by call.
     Inspect(u64),
+    /// Verdicts (rules 1): what TiKV and PD are asked about one prewrite.
+    Versions(StartTs),
+    Fate(StartTs),
+    SafePoint(StartTs),
+    TsoForVerdict(StartTs),
+    TsoForHold,
+    HoldGc,
     /// Entries of the Drainers, for GC.
     DrainersForGc,
     /// Entries of the Drainers, for going offline.
@@ -72,6 +81,8 @@ pub enum Timer {
     Closing,
     /// The next round of GC.
     Gc,
+    Verdict,
+    HoldGc,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +104,7 @@ impl Outbox {
         self.faults.push_back(fault.clone());
         self.fault_count += 1;
         // Something that is wrong with every transaction of a client would be told ten thousand times a second.
-        if matches!(fault, Fault::AssumptionBroken { .. } | Fault::PayloadMismatch { .. }) {
+        if matches!(fault, Fault::AssumptionBroken { .. } | Fault::PayloadMismatch { .. } | Fault::Undecidable { .. }) {
             self.wrong_records += 1;
             if self.wrong_records == MAX_WRONG_TOLD {
                 let text = "more faults of single transactions are only counted: see fault_count in /status".to_owned();
@@ -118,9 +129,44 @@ impl Outbox {
         self.effects.push_back(Effect::Index { op, request });
     }
 
-    pub fn tso(&mut self, why: Waiting) {
+    pub fn tso(&mut self, why: Waiting) -> OpId {
         let op = self.wait(why);
         self.effects.push_back(Effect::GetTso { op });
+        op
+    }
+
+    pub fn mvcc(&mut self, start_ts: StartTs, key: Bytes) -> OpId {
+        let op = self.wait(Waiting::Versions(start_ts));
+        self.effects.push_back(Effect::MvccByKey { op, key });
+        op
+    }
+
+    /// As the original asks; `bar`: a transaction without a trace cannot be prewritten from then on.
+    pub fn txn_status(&mut self, start_ts: StartTs, key: Bytes, now: Tso, bar: bool) -> OpId {
+        let op = self.wait(Waiting::Fate(start_ts));
+        let request = CheckTxnStatusRequest {
+            context: None,
+            primary_key: key,
+            lock_ts: start_ts.raw(),
+            caller_start_ts: start_ts.raw(),
+            current_ts: now.raw(),
+            rollback_if_not_exist: bar,
+            force_sync_commit: false,
+            resolving_pessimistic_lock: false,
+        };
+        self.effects.push_back(Effect::CheckTxnStatus { op, request });
+        op
+    }
+
+    pub fn gc_safe_point(&mut self, start_ts: StartTs) -> OpId {
+        let op = self.wait(Waiting::SafePoint(start_ts));
+        self.effects.push_back(Effect::GetGcSafePoint { op });
+        op
+    }
+
+    pub fn hold_gc(&mut self, service: String, ttl_seconds: i64, safe_point: Tso) {
+        let op = self.wait(Waiting::HoldGc);
+        self.effects.push_back(Effect::HoldGc { op, service, ttl_seconds, safe_point });
     }
 
     pub fn put_status(&mut self, status: NodeStatus) {

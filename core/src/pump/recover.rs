@@ -13,7 +13,9 @@ use crate::index::key;
 use crate::index::ledger::{Fact, batch_end};
 use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::index::segments::SegmentFacts;
-use crate::index::value::{CommitValue, Digest, FORMAT, Span, StartValue, decode_ptr, decode_u64, encode_u64};
+use crate::index::value::{
+    CommitValue, Digest, FORMAT, Span, StartValue, decode_ptr, decode_u64, decode_undecided, encode_u64,
+};
 use crate::sorter::Sorter;
 use crate::vlog::log::{IndexClaims, Placed};
 use crate::vlog::record::{Record, RecordKind};
@@ -43,7 +45,7 @@ pub struct Loading {
     watermark: CommitTs,
     frozen: Option<CommitTs>,
     /// Undecided prewrites of the chunk whose `start/…` entries are being read.
-    chunk: Vec<(LogPtr, StartTs)>,
+    chunk: Vec<(LogPtr, StartTs, bool)>,
     /// The request in flight, to repeat it.
     request: Option<(Waiting, IndexOp)>,
     queue: Vec<(LogPtr, Queued)>,
@@ -52,7 +54,7 @@ pub struct Loading {
 
 #[derive(Debug)]
 enum Queued {
-    Prewrite { start_ts: StartTs, span: Span, digest: Digest },
+    Prewrite { start_ts: StartTs, span: Span, digest: Digest, hinted: bool },
     Mark(CommitTs),
 }
 
@@ -199,11 +201,11 @@ impl Pump {
         loading.chunk.clear();
         for (raw, value) in pairs.iter().filter(|_| !canary::is(Canary::DropUndecidedSet)) {
             let ptr = key::parse_undecided(raw).map_err(|e| e.to_string())?;
-            let start_ts = decode_u64("undecided", value).map_err(|e| e.to_string())?;
-            loading.chunk.push((ptr, StartTs::new(start_ts)));
+            let (start_ts, hinted) = decode_undecided(value).map_err(|e| e.to_string())?;
+            loading.chunk.push((ptr, start_ts, hinted));
         }
-        loading.more_undecided = loading.chunk.last().filter(|_| pairs.len() >= CHUNK).map(|(ptr, _)| *ptr);
-        let keys = loading.chunk.iter().map(|(_, start_ts)| key::start(*start_ts)).collect();
+        loading.more_undecided = loading.chunk.last().filter(|_| pairs.len() >= CHUNK).map(|(ptr, ..)| *ptr);
+        let keys = loading.chunk.iter().map(|(_, start_ts, _)| key::start(*start_ts)).collect();
         self.load(loading, Waiting::LoadStarts, IndexOp::Get(keys));
         Ok(())
     }
@@ -213,11 +215,11 @@ impl Pump {
             return Err(format!("asked for {} keys, {} values came back", loading.chunk.len(), values.len()));
         }
         let chunk = std::mem::take(&mut loading.chunk);
-        for ((ptr, start_ts), value) in chunk.into_iter().zip(values) {
+        for ((ptr, start_ts, hinted), value) in chunk.into_iter().zip(values) {
             let value = value.as_ref().map(|raw| StartValue::decode(raw)).transpose();
             match value.map_err(|e| format!("start/{start_ts}: {e}"))? {
                 Some(StartValue::Prewrite { span, digest }) if span.ptr == ptr => {
-                    loading.queue.push((ptr, Queued::Prewrite { start_ts, span, digest }));
+                    loading.queue.push((ptr, Queued::Prewrite { start_ts, span, digest, hinted }));
                 }
                 other => return Err(format!("undecided prewrite at {ptr}: start/{start_ts} holds {other:?}")),
             }
@@ -256,9 +258,13 @@ impl Pump {
         loading.queue.sort_by_key(|(ptr, _)| *ptr);
         for (_, queued) in loading.queue {
             match queued {
-                Queued::Prewrite { start_ts, span, digest } => {
+                Queued::Prewrite { start_ts, span, digest, hinted } => {
                     let place = self.sorter.push_prewrite(start_ts, self.now);
-                    self.ledger.load_undecided(start_ts, span, digest, place);
+                    self.ledger.load_undecided(start_ts, span, digest, place, hinted);
+                    self.resolver.prewrite(self.now);
+                    if hinted {
+                        self.resolver.hint(start_ts, self.now);
+                    }
                 }
                 Queued::Mark(ts) => {
                     let place = self.sorter.push_mark(ts);
@@ -381,6 +387,7 @@ impl Pump {
         if matches!(self.start, Start::Tail) && self.indexer.is_idle() && !self.index_damaged {
             self.start = Start::Done;
             self.arm_first_gc();
+            self.begin_holding_gc();
             let text = format!(
                 "recovered: watermark {}, {} undecided prewrites, value log ends at {}",
                 self.sorter.watermark(),

@@ -5,10 +5,12 @@ use super::machine::Pump;
 use super::offline::ClosingStatus;
 use super::original::OriginalStatus;
 use super::pull;
+use super::resolve::{Case, Counts};
 use super::space::SpaceStatus;
 use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
+use crate::time::Tso;
 use serde::Serialize;
 
 /// Positions are different words for different things (design 6): accepted, written, durable, indexed, published.
@@ -59,13 +61,71 @@ pub struct PumpStatus {
     /// Value logs of the original that were taken over.
     pub original: OriginalStatus,
     pub counters: Counters,
+    pub verdicts: VerdictStatus,
     pub unknown_completions: u64,
     pub fault_count: u64,
     /// The newest faults, oldest first.
     pub faults: Vec<String>,
 }
 
+/// Prewrites whose C does not come (rules 1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VerdictStatus {
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// What the oldest undecided prewrite waits for.
+    pub oldest_waits_for: Option<String>,
+    /// Why TiKV or PD cannot be asked at the moment.
+    pub outage: Option<String>,
+    /// Prewrites that an operator has to decide about, and the first of them.
+    pub undecidable: usize,
+    pub undecidable_first: Vec<Undecidable>,
+    /// Where PD holds TiKV's GC for this Pump.
+    pub gc_held_at: Option<u64>,
+    /// While the watermark is frozen: the command that releases it, and what that gives up.
+    pub release_frozen: Option<String>,
+}
+
+/// A prewrite that only an operator can decide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Undecidable {
+    pub start_ts: StartTs,
+    /// Since this process first saw it.
+    pub undecided_ms: u64,
+    pub why: String,
+    /// The commands that decide.
+    pub resolve: [String; 2],
+}
+
+/// Undecidable prewrites that status names: they rise and fall together.
+const MAX_UNDECIDABLE_SHOWN: usize = 16;
+
 impl Pump {
+    fn verdict_status(&self) -> VerdictStatus {
+        let stuck = |(start_ts, case): (StartTs, &Case)| Undecidable {
+            start_ts,
+            undecided_ms: self.now.millis_since(case.since),
+            why: case.reason(),
+            resolve: self.resolve_commands(start_ts),
+        };
+        let oldest = self.sorter.oldest().and_then(|(start_ts, _)| self.resolver.case(start_ts));
+        VerdictStatus {
+            counts: self.resolver.counts,
+            oldest_waits_for: oldest.map(Case::reason),
+            outage: self.resolver.outage().map(str::to_owned),
+            undecidable: self.resolver.stuck().count(),
+            undecidable_first: self.resolver.stuck().take(MAX_UNDECIDABLE_SHOWN).map(stuck).collect(),
+            gc_held_at: self.hold.held().map(Tso::raw),
+            release_frozen: self.sorter.frozen().map(|limit| {
+                format!(
+                    "curl -X PUT http://{}/release/frozen lets the watermark pass {limit}; the commits that the faults of this \
+                     pump name are then never delivered by it: compare upstream and downstream afterwards",
+                    self.config.advertise_addr
+                )
+            }),
+        }
+    }
+
     #[must_use]
     pub fn status(&self) -> PumpStatus {
         PumpStatus {
@@ -101,6 +161,7 @@ impl Pump {
             read_only: self.read_only.clone(),
             original: self.take_over.status,
             counters: self.ledger.counters,
+            verdicts: self.verdict_status(),
             unknown_completions: self.out.unknown_completions,
             fault_count: self.out.fault_count,
             faults: self.out.faults.iter().map(ToString::to_string).collect(),

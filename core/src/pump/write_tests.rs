@@ -34,7 +34,7 @@ const TABLE: &str = "
     C       | full                          | pump is busy: bytes; try again
     late    |                               | binlog of type 1 with start_ts 9, commit_ts 3: a commit needs a commit_ts above its start_ts
     nostart |                               | binlog of type 2 with start_ts 0, commit_ts 4: start_ts must be above 0
-    big     |                               | binlog of 1016 bytes is larger than this pump's limit of 900";
+    big     |                               | binlog of 1023 bytes is larger than this pump's limit of 900";
 
 #[test]
 fn decision_order() {

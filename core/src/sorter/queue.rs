@@ -17,8 +17,16 @@ use crate::time::MonoTime;
 use std::collections::BTreeMap;
 
 /// A position in the order of acceptance; never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place(u64);
+
+impl Place {
+    /// The place behind this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 #[derive(Debug)]
 pub struct Sorter {
@@ -122,6 +130,11 @@ impl Sorter {
         limit
     }
 
+    /// The watermark is free again.
+    pub const fn lift(&mut self) {
+        self.frozen = None;
+    }
+
     #[must_use]
     pub const fn watermark(&self) -> CommitTs {
         self.watermark
@@ -160,6 +173,15 @@ impl Sorter {
     pub fn oldest(&self) -> Option<(StartTs, MonoTime)> {
         self.queue.values().find_map(|entry| match entry {
             Entry::Prewrite { start_ts, since } => Some((*start_ts, *since)),
+            Entry::Mark { .. } => None,
+        })
+    }
+
+    /// The first prewrite at or behind `from`; since when it waits never falls along the queue.
+    #[must_use]
+    pub fn prewrite_from(&self, from: Place) -> Option<(Place, StartTs, MonoTime)> {
+        self.queue.range(from..).find_map(|(place, entry)| match entry {
+            Entry::Prewrite { start_ts, since } => Some((*place, *start_ts, *since)),
             Entry::Mark { .. } => None,
         })
     }

@@ -24,6 +24,8 @@ pub enum RecordKind {
     VerdictRollback = 7,
     /// The GC point moved.
     Gc = 8,
+    /// An operator gives up the commits that froze the watermark (rules 4).
+    Unfreeze = 9,
 }
 
 impl RecordKind {
@@ -39,6 +41,7 @@ impl RecordKind {
             6 => Self::VerdictCommit,
             7 => Self::VerdictRollback,
             8 => Self::Gc,
+            9 => Self::Unfreeze,
             _ => return None,
         })
     }

@@ -76,7 +76,9 @@ async fn enter(world: &World, door: &Door, request: Request) -> bool {
 #[must_use]
 pub fn prewrite(start: StartTs, value: Vec<u8>) -> Bytes {
     let start_ts = start.raw().cast_signed();
-    Binlog { tp: 0, start_ts, prewrite_value: Some(value.into()), ..Binlog::default() }.encode_to_vec().into()
+    let prewrite_key = Some(start.raw().to_be_bytes().to_vec().into());
+    let prewrite_value = Some(value.into());
+    Binlog { tp: 0, start_ts, prewrite_key, prewrite_value, ..Binlog::default() }.encode_to_vec().into()
 }
 
 fn decision(start: StartTs, commit: Option<CommitTs>) -> Bytes {

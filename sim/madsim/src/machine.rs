@@ -56,7 +56,11 @@ impl Machine for Watched {
             | Input::TsoDone { op, .. }
             | Input::StatusDone { op, .. }
             | Input::NotifyDone { op, .. }
-            | Input::DrainersDone { op, .. } => {
+            | Input::DrainersDone { op, .. }
+            | Input::MvccDone { op, .. }
+            | Input::TxnStatusDone { op, .. }
+            | Input::SafePointDone { op, .. }
+            | Input::HoldGcDone { op, .. } => {
                 self.completed(*op);
                 (6, op.raw())
             }
@@ -64,6 +68,7 @@ impl Machine for Watched {
             Input::Shutdown => (8, 0),
             Input::Tick => (9, 0),
             Input::Action { call, .. } | Input::ReadBinlog { call, .. } => (10, *call),
+            Input::Resolve { write, .. } | Input::ReleaseFrozen { write } => (10, write.raw()),
         };
         if matches!(input, Input::StatusDone { result: Ok(()), .. }) {
             self.world.with(|s| s.registered = true);
@@ -81,7 +86,11 @@ impl Machine for Watched {
             | Effect::GetTso { op }
             | Effect::PutStatus { op, .. }
             | Effect::NotifyDrainers { op }
-            | Effect::ListDrainers { op } => {
+            | Effect::ListDrainers { op }
+            | Effect::MvccByKey { op, .. }
+            | Effect::CheckTxnStatus { op, .. }
+            | Effect::GetGcSafePoint { op }
+            | Effect::HoldGc { op, .. } => {
                 self.asked(*op);
                 (1, op.raw())
             }

@@ -6,10 +6,12 @@ use crate::world::World;
 use binlog_core::fault::{IoFault, Reject};
 use binlog_core::ids::{CommitTs, OpId, StreamId, WriteId};
 use binlog_core::index::op::IndexOp;
+use binlog_core::proto::kvrpcpb::{MvccGetByKeyResponse, MvccInfo};
 use binlog_core::pump::effect::{Effect, StreamItem};
-use binlog_core::pump::input::Input;
+use binlog_core::pump::input::{GcHeld, Input};
 use binlog_core::pump::machine::Class;
 use binlog_core::pump::status::PumpStatus;
+use binlog_core::time::Tso;
 use binlog_core::vlog::op::LogOp;
 use binlog_runtime::driver::{self, Sender};
 use binlog_runtime::status::Answerer;
@@ -160,6 +162,35 @@ impl driver::Ports<Watched> for Ports {
                     Ok(Vec::new())
                 };
                 self.call(op, work, move |result| Input::DrainersDone { op, result });
+            }
+            // Every transaction of these clients ends with its C or R: TiKV holds no more of it than a rollback needs.
+            Effect::MvccByKey { op, key: _ } => {
+                let work = async move {
+                    world.pause(1, 30).await;
+                    Ok(MvccGetByKeyResponse { info: Some(MvccInfo::default()), ..MvccGetByKeyResponse::default() })
+                };
+                self.call(op, work, move |result| Input::MvccDone { op, result });
+            }
+            Effect::CheckTxnStatus { op, request: _ } => {
+                let work = async move {
+                    world.pause(1, 30).await;
+                    Err(IoFault::Unavailable("no such question is expected here".to_owned()))
+                };
+                self.call(op, work, move |result| Input::TxnStatusDone { op, result });
+            }
+            Effect::GetGcSafePoint { op } => {
+                let work = async move {
+                    world.pause(1, 30).await;
+                    Ok(Tso::ZERO)
+                };
+                self.call(op, work, move |result| Input::SafePointDone { op, result });
+            }
+            Effect::HoldGc { op, safe_point, .. } => {
+                let work = async move {
+                    world.pause(1, 30).await;
+                    Ok(GcHeld { accepted: true, smallest: safe_point })
+                };
+                self.call(op, work, move |result| Input::HoldGcDone { op, result });
             }
             Effect::WriteReply { write, result } => {
                 let reply = self.calls.writes.remove(&write).expect("a write is answered once");

@@ -140,6 +140,7 @@ fn config(world: &World, life: u64, previous: Option<binlog_core::node::status::
         max_batch_bytes: 1 << 20,
         max_batch_records: 64,
         sync_log: true,
+        gc_hold_ttl_s: 86_400,
         fake_interval_ms: 500,
         fake_on_demand_ms: 100,
         heartbeat_ms: 2_000,

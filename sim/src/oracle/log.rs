@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Kinds of records, as their numbers on disk.
 pub const P: u8 = 2;
 pub const C: u8 = 3;
-pub const R: u8 = 4;
 pub const FAKE: u8 = 5;
+pub const VERDICT_C: u8 = 6;
+pub const VERDICT_R: u8 = 7;
+/// A hint.
+pub const R: u8 = 4;
 
 /// Kind, start_ts, commit_ts.
 pub type Name = (u8, u64, u64);

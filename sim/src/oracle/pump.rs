@@ -1,7 +1,7 @@
 //! Oracles of one Pump: watermark (W1, W2), index against log (D4), acknowledged data (D1), liveness of operations (H1).
 
 use crate::kv::{SimKv, Store};
-use crate::oracle::log::{C, Chained, FAKE, P, R};
+use crate::oracle::log::{C, Chained, FAKE, P, VERDICT_C, VERDICT_R};
 use binlog_core::ids::{CommitTs, LogPtr, SegmentId};
 use binlog_core::index::key;
 use binlog_core::index::op::Change;
@@ -108,6 +108,7 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
     let mut starts: BTreeMap<u64, LogPtr> = BTreeMap::new();
     let mut decided = BTreeSet::new();
     let mut commits: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut verdicts: BTreeMap<u64, u64> = BTreeMap::new();
     let mut fakes = BTreeSet::new();
     for r in chain {
         let (kind, start, commit) = r.name;
@@ -119,7 +120,12 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
                 decided.insert(start);
                 commits.insert(commit, start);
             }
-            R => {
+            // Indexed, unless it lay at or below the watermark.
+            VERDICT_C => {
+                decided.insert(start);
+                verdicts.insert(commit, start);
+            }
+            VERDICT_R => {
                 decided.insert(start);
             }
             FAKE => {
@@ -140,7 +146,9 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
     for (raw, value) in &kv.visible {
         if let Ok(ts) = key::parse_commit(raw) {
             let known = match CommitValue::decode(value) {
-                Ok(CommitValue::Commit { start_ts, .. }) => commits.get(&ts.raw()) == Some(&start_ts.raw()),
+                Ok(CommitValue::Commit { start_ts, .. }) => {
+                    [&commits, &verdicts].iter().any(|known| known.get(&ts.raw()) == Some(&start_ts.raw()))
+                }
                 Ok(CommitValue::Fake { .. }) => fakes.contains(&ts.raw()),
                 Err(_) => false,
             };
@@ -148,14 +156,14 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
                 return err(format!("the index has commit {ts}, the log does not"));
             }
         } else if let Ok(ptr) = key::parse_undecided(raw) {
-            let start = u64_of(value);
+            let start = value.get(..8).map_or(0, u64_of);
             if starts.get(&start) != Some(&ptr) || !undecided.remove(&start) {
                 return err(format!("start {start} is listed as undecided at {ptr}, by the log it is not"));
             }
         } else if let Some(start) = raw.strip_prefix(b"start/") {
             let start = u64_of(start);
             let ptr = match StartValue::decode(value) {
-                Ok(StartValue::Prewrite { span, .. }) => Some(span.ptr),
+                Ok(StartValue::Prewrite { span, .. } | StartValue::RolledBack { span, .. }) => Some(span.ptr),
                 Ok(StartValue::Hint) => None,
                 Err(error) => return err(format!("start {start}: {error}")),
             };

@@ -1,10 +1,11 @@
 //! TiDBs as the Pumps see them: start_ts, P with the real client's way of retrying, locks, commit_ts after the
 //! acknowledgement, commit, C (late, repeated), R after every failure and to every Pump that may hold an orphan.
 //!
-//! Until Pumps ask TiKV for verdicts (rules 1) every transaction is brought to an end by its client: C and R are repeated
-//! until they are acknowledged. A client that dies in between belongs to the worlds with verdicts.
+//! C and R are repeated until they are acknowledged, but some C are never sent: then TiKV tells what became of the transaction
+//! (`verdict`). Nothing else dies in between yet.
 
 use super::event::Ev;
+use super::verdict::TxnFate;
 use super::{Allocated, MS, Owes, World};
 use crate::oracle::log;
 use crate::plan::{Fate, Plan};
@@ -50,6 +51,8 @@ pub struct Txn {
     pub p: Bytes,
     pub begun: bool,
     decided: bool,
+    /// How it was decided.
+    committed: bool,
     /// C and R that are not acknowledged yet.
     unanswered: usize,
 }
@@ -102,12 +105,18 @@ impl Client {
                 p: Bytes::new(),
                 begun: false,
                 decided: false,
+                committed: false,
                 unanswered: 0,
             }
         };
         let txns: Vec<_> = plan.txns.iter().map(|t| txn(t.id, t.size)).collect();
         let running = if plan.config.rows > 0 { 0 } else { txns.len() };
         Self { txns, next_call: 0, open: BTreeMap::new(), running, ddl: None, jobs: Vec::new() }
+    }
+
+    /// The transaction that began at `start_ts`.
+    pub(super) fn of_start(&self, start_ts: u64) -> Option<&Txn> {
+        self.txns.iter().find(|txn| txn.begun && txn.start_ts == start_ts)
     }
 
     pub fn reason(&self) -> String {
@@ -119,6 +128,24 @@ impl Client {
             )
         });
         format!("{} transactions are not over, first {first:?}", self.running)
+    }
+}
+
+impl Txn {
+    pub(super) const fn is_committed(&self) -> bool {
+        self.committed
+    }
+
+    pub(super) fn was_sent_to(&self, node: usize) -> bool {
+        self.sent.contains(&node)
+    }
+
+    pub(super) const fn fate(&self) -> TxnFate {
+        match (self.decided, self.committed) {
+            (false, _) => TxnFate::Running,
+            (true, true) => TxnFate::Committed(self.commit_ts),
+            (true, false) => TxnFate::RolledBack,
+        }
     }
 }
 
@@ -161,6 +188,7 @@ impl World {
         state.start_ts = ts.raw();
         state.begun = true;
         let mut binlog = Binlog { tp: 0, start_ts: ts.raw().cast_signed(), ..Binlog::default() };
+        binlog.prewrite_key = Some(Bytes::copy_from_slice(&ts.raw().to_be_bytes()));
         if plan.ddl {
             binlog.ddl_query = Some(state.value.clone());
             binlog.ddl_job_id = i64::from(plan.id) + 100;
@@ -335,11 +363,16 @@ impl World {
         let plan = self.plan.txns[txn].clone();
         let state = &mut self.client.txns[txn];
         state.decided = true;
+        state.committed = committed;
         let (start, commit) = (state.start_ts, state.commit_ts);
         let accepted = state.accepted;
         let mut sends = Vec::new();
         for node in state.sent.clone() {
             if committed && accepted == Some(node) {
+                // A client that dies here never sends its C: the Pump has to ask TiKV.
+                if plan.c_repeat == 0 && state.rng.below(100) < NEVER_PERCENT {
+                    continue;
+                }
                 sends.extend((0..=plan.c_repeat).map(|i| (log::C, node, plan.c_delay_us * 1000 + i * 40 * MS)));
             } else {
                 sends.push((log::R, node, state.rng.below(20) * MS));
@@ -382,5 +415,7 @@ impl World {
 
 /// The client's time-out of one call, shortened from the original's 15 s as everything here is.
 const TIMEOUT_MS: u64 = 700;
+/// Commits whose C is never sent.
+const NEVER_PERCENT: u64 = 8;
 /// Attempts at P before the transaction fails.
 const MAX_ATTEMPTS: u32 = 30;

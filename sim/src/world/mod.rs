@@ -14,6 +14,7 @@ mod faults;
 mod pump;
 mod stream;
 mod tidb;
+mod verdict;
 
 use crate::canary::PortCanary;
 use crate::oracle::Violation;

@@ -150,6 +150,7 @@ impl World {
             max_batch_bytes: 1 << 20,
             max_batch_records: usize::try_from(c.max_batch_records).unwrap_or(1),
             sync_log: c.sync_log == 1,
+            gc_hold_ttl_s: 86_400,
             fake_interval_ms: c.fake_ms,
             fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
@@ -304,6 +305,10 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
+            Effect::MvccByKey { op, key } => self.pump_asks_versions(node, inc, op, &key),
+            Effect::CheckTxnStatus { op, request } => self.pump_asks_status(node, inc, op, &request),
+            Effect::GetGcSafePoint { op } => self.pump_asks_safe_point(node, inc, op),
+            Effect::HoldGc { op, safe_point, .. } => self.pump_holds_gc(node, inc, op, safe_point),
             Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
             Effect::StreamItems { stream, items } => {
                 for item in items {
@@ -475,6 +480,12 @@ impl World {
     }
 
     // ---- PD and registry ----
+
+    /// A reply of TiKV or PD is on its way.
+    pub(super) fn pump_answered(&mut self, node: usize, inc: u32, input: Input) {
+        let wait = self.latency();
+        self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
+    }
 
     pub(super) fn pump_tso(&mut self, node: usize, inc: u32, op: OpId) {
         let result = self.tso().ok_or_else(|| IoFault::Unavailable("PD has no leader".to_owned()));

@@ -124,7 +124,10 @@ impl World {
     }
 
     fn judge_item(&self, node: usize, start_ts: i64, ts: u64, payload: &[u8]) -> Result<(), (&'static str, String)> {
-        let Some(a) = self.allocated.get(&ts).filter(|a| a.commits && a.pump == node) else {
+        // W4: by its client's C, or by a verdict about a prewrite that its client sent here too.
+        let own = |txn: &super::client::Txn| txn.is_committed() && txn.was_sent_to(node);
+        let known = self.allocated.get(&ts).filter(|a| a.commits && own(&self.client.txns[a.txn as usize]));
+        let Some(a) = known else {
             return Err(("D3", format!("pump {node} sends {ts}, which nobody committed through it")));
         };
         let mut want = Binlog::decode(a.p.clone()).unwrap_or_default();

@@ -11,5 +11,7 @@ mod random;
 mod recovery;
 mod streams;
 mod streams_random;
+mod tikv;
+mod verdicts;
 pub(crate) mod world;
 mod writes;

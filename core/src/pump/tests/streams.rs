@@ -116,7 +116,7 @@ fn commits_of(count: u64) -> Vec<u64> {
 fn place_of(world: &World, start_ts: u64) -> LogPtr {
     let value = world.indexed(&key::start(StartTs::new(start_ts))).unwrap();
     match StartValue::decode(value).unwrap() {
-        StartValue::Prewrite { span, .. } => span.ptr,
+        StartValue::Prewrite { span, .. } | StartValue::RolledBack { span, .. } => span.ptr,
         StartValue::Hint => panic!("no prewrite of {start_ts}"),
     }
 }

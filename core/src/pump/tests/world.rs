@@ -1,16 +1,18 @@
 //! Ports in memory: a disk whose un-synced bytes can be lost, an index that keeps a prefix of its batches, PD, a registry.
 
+use super::tikv::{Tikv, primary_key};
 use crate::binlog::item;
 use crate::fault::{IoFault, Reject};
-use crate::ids::{ClusterId, CommitTs, NodeId, OpId, SlotId, StreamId, WriteId};
+use crate::ids::{ClusterId, CommitTs, NodeId, OpId, SlotId, StartTs, StreamId, WriteId};
 use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::machine::Machine;
 use crate::node::status::{NodeState, NodeStatus};
 use crate::proto::binlog::Binlog;
 use crate::pump::config::{PumpConfig, StreamMemory};
 use crate::pump::effect::{Effect, Level};
-use crate::pump::input::Input;
+use crate::pump::input::{GcHeld, Input};
 use crate::pump::machine::Pump;
+use crate::pump::verdict::Verdict;
 use crate::time::{MonoTime, Tso};
 use crate::vlog::op::{LogOp, LogReply};
 use crate::vlog::v1;
@@ -71,6 +73,7 @@ pub struct World {
     pub claimed: Option<String>,
     /// Ports that answer with an error.
     pub broken: Broken,
+    pub tikv: Tikv,
     next_write: u64,
 }
 
@@ -83,6 +86,8 @@ pub struct Broken {
     pub registry: bool,
     pub notify: bool,
     pub index: bool,
+    pub tikv: bool,
+    pub safe_point: bool,
 }
 
 pub fn config() -> PumpConfig {
@@ -97,6 +102,7 @@ pub fn config() -> PumpConfig {
         max_batch_bytes: 1 << 20,
         max_batch_records: 1000,
         sync_log: true,
+        gc_hold_ttl_s: 86_400,
         fake_interval_ms: 3000,
         fake_on_demand_ms: 0,
         heartbeat_ms: 2000,
@@ -137,6 +143,7 @@ impl World {
             binlogs: BTreeMap::new(),
             claimed: None,
             broken: Broken::default(),
+            tikv: Tikv::default(),
             next_write: 0,
         }
     }
@@ -154,21 +161,24 @@ impl World {
     }
 
     pub fn give(&mut self, input: Input) {
-        self.pump.handle(self.now, input);
-        self.pump.check();
-        self.collect();
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            self.pump.handle(self.now, input);
+            self.pump.check();
+            self.collect(&mut inputs);
+        }
     }
 
     /// Takes effects; operations of log and index are queued, the rest is answered at once.
-    fn collect(&mut self) {
-        let mut answers = Vec::new();
+    fn collect(&mut self, answers: &mut VecDeque<Input>) {
         while let Some(effect) = self.pump.poll_effect() {
             match effect {
                 Effect::Log { op, request } => self.log_ops.push_back((op, request)),
                 Effect::Index { op, request } => self.index_ops.push_back((op, request)),
                 Effect::GetTso { op } => {
-                    self.tso += 1;
-                    answers.push(Input::TsoDone { op, result: check(self.broken.tso).map(|()| Tso::new(self.tso)) });
+                    self.tso = (self.tso + 1).max(self.tikv.now(self.now).raw());
+                    answers
+                        .push_back(Input::TsoDone { op, result: check(self.broken.tso).map(|()| Tso::new(self.tso)) });
                 }
                 Effect::PutStatus { op, status } => {
                     let claimed = self.claimed.clone().map_or(Ok(()), |who| Err(IoFault::Claimed(who)));
@@ -176,15 +186,33 @@ impl World {
                     if result.is_ok() {
                         self.registry.push(status);
                     }
-                    answers.push(Input::StatusDone { op, result });
+                    answers.push_back(Input::StatusDone { op, result });
                 }
                 Effect::NotifyDrainers { op } => {
                     self.notified += 1;
-                    answers.push(Input::NotifyDone { op, result: check(self.broken.notify) });
+                    answers.push_back(Input::NotifyDone { op, result: check(self.broken.notify) });
                 }
                 Effect::ListDrainers { op } => {
                     let result = check(self.broken.registry).map(|()| self.drainers.clone());
-                    answers.push(Input::DrainersDone { op, result });
+                    answers.push_back(Input::DrainersDone { op, result });
+                }
+                Effect::MvccByKey { op, key } => {
+                    let result = check(self.broken.tikv).map(|()| self.tikv.versions(&key));
+                    answers.push_back(Input::MvccDone { op, result });
+                }
+                Effect::CheckTxnStatus { op, request } => {
+                    let result = check(self.broken.tikv).map(|()| self.tikv.status(&request));
+                    answers.push_back(Input::TxnStatusDone { op, result });
+                }
+                Effect::GetGcSafePoint { op } => {
+                    let result = check(self.broken.safe_point).map(|()| Tso::new(self.tikv.safe_point));
+                    answers.push_back(Input::SafePointDone { op, result });
+                }
+                Effect::HoldGc { op, service: _, ttl_seconds, safe_point } => {
+                    self.tikv.holds.push((ttl_seconds, safe_point.raw()));
+                    let smallest = Tso::new(self.tikv.smallest_service);
+                    let held = GcHeld { accepted: smallest <= safe_point, smallest };
+                    answers.push_back(Input::HoldGcDone { op, result: check(self.broken.safe_point).map(|()| held) });
                 }
                 Effect::WriteReply { write, result } => {
                     assert!(self.replies.insert(write.raw(), result).is_none(), "answered twice");
@@ -213,9 +241,6 @@ impl World {
                 Effect::Notice { level, text } => self.notices.push((level, text)),
                 Effect::Stopped => self.stopped = true,
             }
-        }
-        for answer in answers {
-            self.give(answer);
         }
     }
 
@@ -270,13 +295,14 @@ impl World {
         }
         disk.index = disk.durable_index.clone();
         let (next_write, tso) = (self.next_write, self.tso);
-        let drainers = std::mem::take(&mut self.drainers);
+        let (drainers, tikv) = (std::mem::take(&mut self.drainers), std::mem::take(&mut self.tikv));
         // The registry keeps what was written last; a test may say otherwise.
         let previous = self.registry.last().map_or(NodeState::Online, |status| status.state);
         let config = PumpConfig { previous: Some(previous), ..self.config.clone() };
         *self = Self::on(config, disk, tso);
         self.next_write = next_write;
         self.drainers = drainers;
+        self.tikv = tikv;
     }
 
     /// Somebody removed the index's directory; after a crash.
@@ -341,6 +367,22 @@ impl World {
         self.replies[&write].clone()
     }
 
+    /// An operator's command; its answer.
+    pub fn resolve(&mut self, start_ts: u64, verdict: Verdict) -> Result<(), Reject> {
+        self.next_write += 1;
+        let write = WriteId::new(self.next_write);
+        self.give(Input::Resolve { write, start_ts: StartTs::new(start_ts), verdict });
+        self.run();
+        self.replies[&self.next_write].clone()
+    }
+
+    pub fn release_frozen(&mut self) -> Result<(), Reject> {
+        self.next_write += 1;
+        self.give(Input::ReleaseFrozen { write: WriteId::new(self.next_write) });
+        self.run();
+        self.replies[&self.next_write].clone()
+    }
+
     pub fn pull(&mut self, stream: u64, last: u64, credit: u64) {
         let (stream, last) = (StreamId::new(stream), CommitTs::new(last));
         self.give(Input::PullOpen { stream, cluster_id: CLUSTER, last, credit });
@@ -352,6 +394,11 @@ impl World {
 
     pub fn watermark(&self) -> u64 {
         self.pump.status().watermark.raw()
+    }
+
+    /// Entries of the index under a prefix.
+    pub fn indexed_with(&self, prefix: &[u8]) -> Store {
+        self.disk.index.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
     /// Reads one entry of the index, flushed or not.
@@ -447,8 +494,9 @@ fn check(broken: bool) -> Result<(), IoFault> {
 
 fn binlog(tp: i32, start_ts: u64, commit_ts: u64, value: &[u8]) -> Bytes {
     let prewrite_value = (!value.is_empty()).then(|| value.to_vec().into());
-    let binlog =
-        Binlog { tp, start_ts: start_ts as i64, commit_ts: commit_ts as i64, prewrite_value, ..Binlog::default() };
+    let prewrite_key = prewrite_value.is_some().then(|| primary_key(start_ts));
+    let (start_ts, commit_ts) = (start_ts as i64, commit_ts as i64);
+    let binlog = Binlog { tp, start_ts, commit_ts, prewrite_key, prewrite_value, ..Binlog::default() };
     binlog.encode_to_vec().into()
 }
 
