@@ -14,7 +14,8 @@ type Key<'a> = &'a [u8];
 
 /// The newest value of each key, in the order asked.
 pub fn get(dir: &Path, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>, String> {
-    let current = fs::read_to_string(dir.join("CURRENT")).map_err(|e| format!("{}: {e}", dir.join("CURRENT").display()))?;
+    let current =
+        fs::read_to_string(dir.join("CURRENT")).map_err(|e| format!("{}: {e}", dir.join("CURRENT").display()))?;
     let name = current.trim_end();
     if !name.starts_with("MANIFEST-") || name.contains('/') {
         return Err(format!("CURRENT names {name:?}"));
@@ -24,8 +25,11 @@ pub fn get(dir: &Path, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>, String>
     let version = Version::of(&journal(&manifest, false).map_err(|e| named(name, &e))?).map_err(|e| named(name, &e))?;
     let mut newest = Newest::new(keys);
     for (number, table) in &version.tables {
-        let wanted: Vec<Key<'_>> =
-            keys.iter().copied().filter(|key| table.smallest.as_slice() <= *key && *key <= table.largest.as_slice()).collect();
+        let wanted: Vec<Key<'_>> = keys
+            .iter()
+            .copied()
+            .filter(|key| table.smallest.as_slice() <= *key && *key <= table.largest.as_slice())
+            .collect();
         if wanted.is_empty() {
             continue;
         }

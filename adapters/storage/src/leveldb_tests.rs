@@ -35,7 +35,11 @@ fn nothing_is_invented_from_damaged_files() {
                     // A journal may end early; then an older value is the newest that is there.
                     if let Ok(values) = get(dir.path(), &KEYS) {
                         assert!(values[3].is_none());
-                        assert!(journal || values == whole || contents.len() < sound.len() || at >= sound.len(), "{} byte {at}", path.display());
+                        assert!(
+                            journal || values == whole || contents.len() < sound.len() || at >= sound.len(),
+                            "{} byte {at}",
+                            path.display()
+                        );
                         for (value, len) in values.iter().zip([8, 8, 12]) {
                             assert!(value.as_ref().is_none_or(|value| value.len() == len));
                         }

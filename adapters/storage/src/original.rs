@@ -74,7 +74,14 @@ mod tests {
         let value = root.path().join("value");
         fs::create_dir(&value).unwrap();
         assert_eq!(find(root.path()).unwrap(), None);
-        for (name, len) in [("000002.vlog", 5), ("000000.vlog", 3), ("1000000.vlog", 1), ("1.vlog", 9), ("000003.vlog.gz", 9), ("x.vlog", 9)] {
+        for (name, len) in [
+            ("000002.vlog", 5),
+            ("000000.vlog", 3),
+            ("1000000.vlog", 1),
+            ("1.vlog", 9),
+            ("000003.vlog.gz", 9),
+            ("x.vlog", 9),
+        ] {
             fs::write(value.join(name), vec![0; len]).unwrap();
         }
         let found = find(root.path()).unwrap().unwrap();

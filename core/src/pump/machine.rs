@@ -338,21 +338,7 @@ impl Pump {
     }
 
     fn on_index(&mut self, op: OpId, result: Result<IndexReply, IoFault>) {
-        let is_index = |why| {
-            matches!(
-                why,
-                Waiting::Meta
-                    | Waiting::LoadUndecided
-                    | Waiting::LoadStarts
-                    | Waiting::LoadCommits
-                    | Waiting::Lookup(_)
-                    | Waiting::Apply
-                    | Waiting::Flush
-                    | Waiting::Scan(_)
-                    | Waiting::Inspect(_)
-            )
-        };
-        let Some(why) = self.out.complete(op, is_index) else { return };
+        let Some(why) = self.out.complete(op, Waiting::is_index) else { return };
         match (why, result) {
             (Waiting::Inspect(call), result) => self.inspect_found(call, result),
             (Waiting::Scan(stream), result) => self.pull.scanned(stream, result, &mut self.out),

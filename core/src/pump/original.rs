@@ -156,7 +156,8 @@ impl Pump {
     pub(super) fn begin_logs(&mut self, claims: IndexClaims) {
         let newest = self.take_over.files().last().map(|(number, len)| (v1::segment(*number), *len));
         let taken = self.take_over.end;
-        self.take_over.floor = newest.map_or(SegmentId::ZERO, |(id, _)| id).max(taken.map_or(SegmentId::ZERO, |end| end.segment));
+        self.take_over.floor =
+            newest.map_or(SegmentId::ZERO, |(id, _)| id).max(taken.map_or(SegmentId::ZERO, |end| end.segment));
         self.take_over.status.files = self.take_over.files().len();
         self.take_over.status.bytes = self.take_over.files().iter().map(|(_, len)| len).sum();
         let newest = newest.map(|(segment, offset)| LogPtr { segment, offset });
@@ -252,9 +253,11 @@ impl Pump {
     fn tell_holes(&mut self) {
         let files = self.take_over.files();
         let holes = files.iter().zip(files.iter().skip(1)).filter(|((a, _), (b, _))| a.saturating_add(1) != *b);
-        let texts: Vec<String> = holes.take(MAX_WARNINGS).map(|((a, _), (b, _))| format!("between {a} and {b}")).collect();
+        let texts: Vec<String> =
+            holes.take(MAX_WARNINGS).map(|((a, _), (b, _))| format!("between {a} and {b}")).collect();
         if !texts.is_empty() {
-            let text = format!("value logs of the original are missing: {}; what was in them is gone", texts.join(", "));
+            let text =
+                format!("value logs of the original are missing: {}; what was in them is gone", texts.join(", "));
             self.out.notice(Level::Warn, text);
         }
     }
@@ -351,7 +354,8 @@ impl Pump {
             Ok(None) => return,
             Err(what) => {
                 self.take_over.status.strange += 1;
-                return self.warn(import, format!("value log {} of the original, offset {offset}: {what}", file.number));
+                return self
+                    .warn(import, format!("value log {} of the original, offset {offset}: {what}", file.number));
             }
         };
         let names_ts = matches!(record.kind, RecordKind::Commit | RecordKind::Fake);
@@ -362,7 +366,8 @@ impl Pump {
             self.out.notice(Level::Warn, format!("the GC point is taken to be {}", self.gc));
         }
         let decided = self.take_over.decided.is_none_or(|decided| ptr < decided);
-        let max_commit = self.take_over.found.as_ref().and_then(|found| found.index.as_ref().ok()).map(|i| i.max_commit);
+        let max_commit =
+            self.take_over.found.as_ref().and_then(|found| found.index.as_ref().ok()).map(|i| i.max_commit);
         if names_ts && decided && max_commit == Some(record.commit_ts) {
             // The pointer may be that of a later copy of the same C (trap T7).
             self.set_decided(ptr);
@@ -449,7 +454,9 @@ impl Pump {
                 let (segment, offset) = (v1::segment(file.number), file.scanner.position());
                 let what = match other {
                     Ok(_) => "read was answered with something else".to_owned(),
-                    Err(error) => format!("value log {} of the original: {error}; tried again every second", file.number),
+                    Err(error) => {
+                        format!("value log {} of the original: {error}; tried again every second", file.number)
+                    }
                 };
                 let fault = Fault::LogUnreadable { segment, offset, what };
                 if !self.out.repeat_fault(&fault) {
@@ -524,9 +531,8 @@ impl Pump {
 
     /// Trap T38: files that somebody removed are told at once, not when a Drainer asks for them.
     fn tell_missing(&mut self, first_live: SegmentId) {
-        let present = |segment: SegmentId| {
-            self.take_over.files().iter().any(|(number, _)| v1::segment(*number) == segment)
-        };
+        let present =
+            |segment: SegmentId| self.take_over.files().iter().any(|(number, _)| v1::segment(*number) == segment);
         let missing: Vec<SegmentId> = self
             .indexer
             .segments
@@ -535,7 +541,8 @@ impl Pump {
             .collect();
         for segment in missing {
             let number = v1::number(segment).unwrap_or_default();
-            let what = format!("value/{number:06}.vlog is missing; restore it, or set the Drainers that need it up anew");
+            let what =
+                format!("value/{number:06}.vlog is missing; restore it, or set the Drainers that need it up anew");
             self.out.fault(Fault::LogDamaged { segment, offset: 0, what });
         }
     }

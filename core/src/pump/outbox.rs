@@ -63,6 +63,39 @@ pub enum Waiting {
     DrainersForOffline,
 }
 
+impl Waiting {
+    /// Answered by the index; every other port has its own kinds. Exhaustive, so that a new kind is put where it belongs.
+    pub const fn is_index(self) -> bool {
+        match self {
+            Self::Meta
+            | Self::LoadSegments
+            | Self::LoadUndecided
+            | Self::LoadStarts
+            | Self::LoadCommits
+            | Self::Lookup(_)
+            | Self::Apply
+            | Self::Flush
+            | Self::Scan(_)
+            | Self::Inspect(_) => true,
+            Self::TsoForStatus
+            | Self::TsoForGc
+            | Self::TsoForFake
+            | Self::TsoForCollect
+            | Self::TsoForDemand
+            | Self::TsoForVerdict(_)
+            | Self::TsoForHold
+            | Self::Versions(_)
+            | Self::Fate(_)
+            | Self::SafePoint(_)
+            | Self::HoldGc
+            | Self::Status
+            | Self::Notify
+            | Self::DrainersForGc
+            | Self::DrainersForOffline => false,
+        }
+    }
+}
+
 /// Timers of the Pump; each is set at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {

@@ -126,7 +126,8 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing, original, decided] = values
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing, original, decided] =
+            values
         else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };

@@ -155,8 +155,7 @@ impl Log {
         let owner = Owner { node: self.config.node, cluster: self.config.cluster };
         // What the index holds of the original's files says nothing about our own.
         let own = |end: Option<LogPtr>| end.filter(|end| end.segment > self.floor);
-        let claims =
-            IndexClaims { indexed_end: own(claims.indexed_end), flushed_end: own(claims.flushed_end) };
+        let claims = IndexClaims { indexed_end: own(claims.indexed_end), flushed_end: own(claims.flushed_end) };
         let before = Before { floor: self.floor, first: self.reads.originals.keys().next().copied() };
         self.state = State::Recovering(Box::new(Recovery::start(owner, self.salts.clone(), claims, before, ops)));
     }

@@ -221,7 +221,8 @@ fn garbage_is_skipped_and_told_and_footers_are_not() {
         assert_eq!((served(&mut world, 0), world.pump.status().undecided), (vec![10], 1));
     }
     // Right checksum, no binlog.
-    let mut world = world(&[(0, [file(&[p(1)]), encode(b"\xff"), encode(b""), file(&[c(1, 10)])].concat())], empty_index());
+    let mut world =
+        world(&[(0, [file(&[p(1)]), encode(b"\xff"), encode(b""), file(&[c(1, 10)])].concat())], empty_index());
     world.start();
     assert_eq!((world.pump.status().original.strange, served(&mut world, 0)), (1, vec![10]));
 }

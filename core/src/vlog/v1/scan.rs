@@ -24,10 +24,20 @@ pub struct Scanner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Feed the bytes at this place; fewer mean that the file ends there.
-    Need { offset: u64, len: u64 },
-    Record { offset: u64, payload: Bytes },
+    Need {
+        offset: u64,
+        len: u64,
+    },
+    Record {
+        offset: u64,
+        payload: Bytes,
+    },
     /// Bytes `from..to` are no record; `tail`: the last of them, at most a footer's length. What they are the caller knows.
-    Skipped { from: u64, to: u64, tail: Vec<u8> },
+    Skipped {
+        from: u64,
+        to: u64,
+        tail: Vec<u8>,
+    },
     End,
 }
 

@@ -99,7 +99,9 @@ fn every_second_of_a_hundred_is_truncated() {
 
 #[test]
 fn the_end_while_searching_is_no_error() {
-    for file in [&b""[..], b"x", b"no record at all, for a while", &MAGIC, &[MAGIC, MAGIC, MAGIC, MAGIC, MAGIC].concat()] {
+    for file in
+        [&b""[..], b"x", b"no record at all, for a while", &MAGIC, &[MAGIC, MAGIC, MAGIC, MAGIC, MAGIC].concat()]
+    {
         let (records, skipped) = scan(file);
         assert!(records.is_empty());
         assert_eq!(skipped, if file.is_empty() { vec![] } else { vec![(0, file.len() as u64)] });
