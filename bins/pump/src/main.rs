@@ -238,20 +238,6 @@ fn random() -> anyhow::Result<u64> {
     getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
 }
 
-/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
-fn refuse_original(dir: &Path) -> anyhow::Result<()> {
-    for name in ["value", "kv"] {
-        let path = dir.join(name);
-        anyhow::ensure!(
-            !path.exists(),
-            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
-             another data-dir",
-            path.display()
-        );
-    }
-    Ok(())
-}
-
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
     let mut failed = false;
     loop {
