@@ -50,9 +50,12 @@ pub fn get(dir: &Path, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>, String>
     Ok(newest.values())
 }
 
+/// Sequence, and the value; `None`: deleted.
+type Entry = (u64, Option<Vec<u8>>);
+
 /// The newest entry of each key seen so far.
 struct Newest<'a> {
-    keys: Vec<(Key<'a>, Option<(u64, Option<Vec<u8>>)>)>,
+    keys: Vec<(Key<'a>, Option<Entry>)>,
 }
 
 impl<'a> Newest<'a> {

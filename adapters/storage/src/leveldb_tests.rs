@@ -18,6 +18,19 @@ fn copy(name: &str) -> tempfile::TempDir {
     dir
 }
 
+/// From a journal, and from a table.
+#[test]
+fn what_was_recorded() {
+    for name in ["godir", "godir-killed"] {
+        let pointer = [&0_u32.to_le_bytes()[..], &51_423_i64.to_le_bytes()].concat();
+        let max_commit = 470_608_279_436_001_281_u64;
+        let values = get(&recorded(name), &KEYS).unwrap();
+        assert_eq!(values, [None, Some(max_commit.to_le_bytes().to_vec()), Some(pointer.clone()), None]);
+        let ts = [&b"ts:"[..], &max_commit.to_be_bytes()].concat();
+        assert_eq!(get(&recorded(name), &[&ts]).unwrap(), [Some(pointer)]);
+    }
+}
+
 #[test]
 fn nothing_is_invented_from_damaged_files() {
     for name in ["godir", "godir-killed"] {
