@@ -1,4 +1,5 @@
-//! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`.
+//! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`, and for reading and removal the value logs of the
+//! original, `<data-dir>/value/NNNNNN.vlog` (the log knows them by ids of their own, `vlog::v1::slot`).
 //!
 //! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
 //! history never delays a flush; a third one fills new slots with zeros and removes files, whose blocks take a while to free. The
@@ -11,6 +12,7 @@ use crate::worker::Worker;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{OpId, SlotId};
 use binlog_core::vlog::op::{LogOp, LogReply};
+use binlog_core::vlog::v1;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -90,7 +92,7 @@ impl LogFiles {
             other => other.map_err(DirError::io("cannot sync directory", parent_of(data_dir)))?,
         }
         let done: LogDone = Arc::new(done);
-        let slots = Arc::new(Slots { dir: dir.clone(), open: Mutex::default() });
+        let slots = Arc::new(Slots { dir: dir.clone(), originals: data_dir.join(ORIGINALS), open: Mutex::default() });
         let spawn = |name: &str| {
             let (slots, done, observer) = (Arc::clone(&slots), Arc::clone(&done), Arc::clone(&observer));
             let work = move |(op, request): (OpId, LogOp)| {
@@ -125,6 +127,8 @@ impl std::fmt::Debug for LogFiles {
 
 struct Slots {
     dir: PathBuf,
+    /// Where the original's value logs are, if any.
+    originals: PathBuf,
     open: Mutex<BTreeMap<SlotId, Arc<File>>>,
 }
 
@@ -159,7 +163,10 @@ impl Slots {
     }
 
     fn path(&self, slot: SlotId) -> PathBuf {
-        self.dir.join(name(slot))
+        match v1::file_of(slot) {
+            Some(number) => self.originals.join(original_name(number)),
+            None => self.dir.join(name(slot)),
+        }
     }
 
     fn list(&self) -> Result<Vec<(SlotId, u64)>, IoFault> {
@@ -198,7 +205,7 @@ impl Slots {
         let path = self.path(slot);
         let remove = || {
             fs::remove_file(&path)?;
-            sync_dir(&self.dir)
+            sync_dir(parent_of(&path))
         };
         remove().map_err(|e| io_fault("removal of", &path, &e))
     }
@@ -209,12 +216,21 @@ impl Slots {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        // What the original wrote is never written to: the descriptor could not.
+        let file = OpenOptions::new().read(true).write(v1::file_of(slot).is_none()).open(&path);
         let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
         open.insert(slot, Arc::clone(&file));
         Ok(file)
     }
 }
+
+/// The original's name of its value log `number`.
+pub(crate) fn original_name(number: u32) -> String {
+    format!("{number:06}.vlog")
+}
+
+/// The original's directory of value logs.
+pub(crate) const ORIGINALS: &str = "value";
 
 fn name(slot: SlotId) -> String {
     format!("{:06}.slot", slot.raw())

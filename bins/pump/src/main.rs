@@ -35,6 +35,7 @@ use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
 use binlog_storage::log_files::{LogFiles, LogObserver};
+use binlog_storage::original;
 use metrics::{Measured, Observer};
 use ports::{Ports, Request};
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
     let lock = DirLock::take(dir)?;
-    refuse_original(dir)?;
+    let original = original::find(dir)?;
     let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
     let fallback = format!("{}:{port}", host::hostname());
     let node_id = NodeFile::resolve(dir, config.node_id.as_ref().map(NodeId::as_str), &fallback)?;
@@ -154,6 +155,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     }));
 
     let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
+    if let Some(original) = original {
+        machine = machine.with_original(original);
+    }
     let log_sender = sender.clone();
     let index_sender = sender.clone();
     let (of_log, of_index) = (Arc::clone(&measured), Arc::clone(&measured));
@@ -282,20 +286,6 @@ fn machine_config(
 
 fn random() -> anyhow::Result<u64> {
     getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
-}
-
-/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
-fn refuse_original(dir: &Path) -> anyhow::Result<()> {
-    for name in ["value", "kv"] {
-        let path = dir.join(name);
-        anyhow::ensure!(
-            !path.exists(),
-            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
-             another data-dir",
-            path.display()
-        );
-    }
-    Ok(())
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
