@@ -7,7 +7,7 @@
 //! The model's client, as TiDB's, sends C and R only to the Pump whose acknowledgement it took. A Pump that was killed behind its
 //! acknowledgement may hold the same P: it asks TiKV what became of it (rules 1), and nobody helps it here.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use binlog_cluster::error::NodeError;
 use binlog_cluster::pump_client::PumpWriter;
 use binlog_core::ids::ClusterId;
