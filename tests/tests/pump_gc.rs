@@ -75,7 +75,7 @@ async fn a_drainer_holds_it_until_it_is_offline() {
     let work = WorkDir::new("gc").unwrap();
     let standin = cluster(&work).await;
     let (shared, id) = (&standin.shared, standin.shared.cluster_id());
-    let registry = Registry::new(&[shared.pd_url.clone()]).unwrap();
+    let registry = Registry::new(std::slice::from_ref(&shared.pd_url)).unwrap();
     let put = async |state, checkpoint| registry.put(NodeKind::Drainer, &drainer(state, checkpoint)).await.unwrap();
     let before = tso(shared);
     // Paused: the Pump does not look for it when it starts.

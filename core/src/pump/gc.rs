@@ -259,6 +259,8 @@ impl Pump {
 
     /// The index has taken note of a GC record and deleted what it names.
     pub(super) fn gc_applied(&mut self, gc: CommitTs) {
+        // A round has ended them before its record; this holds for a record of any origin.
+        self.pull.end_below(gc, &mut self.out);
         if matches!(self.collector.phase, Phase::Logged(own) if own <= gc) {
             self.collector.phase = Phase::Idle;
             self.collector.release = self.log.gc().map(|(_, first)| first);
@@ -455,7 +457,8 @@ mod tests {
         let ts = |ms: u64| Tso::compose(ms, 0).raw();
         let states = [Online, Paused, Pausing, Closing];
         // hold, checkpoints (None: the registry cannot be read), watermark; G or why not
-        let table: &[(GcHold, Option<&[i64]>, u64, Result<(u64, Outcome), Outcome>)] = &[
+        type Row<'a> = (GcHold, Option<&'a [i64]>, u64, Result<(u64, Outcome), Outcome>);
+        let table: &[Row] = &[
             (Drainers, Some(&[]), 2000, Ok((ts(900), Outcome::Age))),
             (Drainers, Some(&[950, 990]), 2000, Ok((ts(900), Outcome::Age))),
             (Drainers, Some(&[950, 300, 990]), 2000, Ok((ts(300), Outcome::Drainer))),

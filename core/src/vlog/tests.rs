@@ -276,6 +276,10 @@ impl World {
     /// The same, all records of a segment at once; a run that is too short names the record that it cuts.
     fn read_runs(&mut self, placed: &[Placed]) {
         for run in placed.chunk_by(|a, b| a.ptr.segment == b.ptr.segment) {
+            // GC may have gone on while the reads before were carried out.
+            if self.log.gc().is_none_or(|(_, first_live)| run[0].ptr.segment < first_live) {
+                continue;
+            }
             let (first, last) = (run[0], run[run.len() - 1]);
             let len = u32::try_from(last.ptr.offset - first.ptr.offset).unwrap() + last.len;
             self.ops(|log, ops| log.read_run(first.ptr, len, 0, ops));

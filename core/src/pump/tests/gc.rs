@@ -5,7 +5,7 @@ use crate::fault::Reject;
 use crate::index::op::IndexOp;
 use crate::node::status::{NodeState, NodeStatus};
 use crate::proto::binlog::Binlog;
-use crate::pump::config::{GcConfig, GcHold, PumpConfig};
+use crate::pump::config::{GcConfig, GcHold, PumpConfig, StreamMemory};
 use crate::pump::effect::Level;
 use crate::pump::gc::{GcStatus, Outcome};
 use crate::pump::input::Input;
@@ -292,7 +292,8 @@ pub fn what_the_flushed_index_does_not_cover_stays() {
 
 #[test]
 fn a_read_under_way_keeps_its_segment() {
-    let mut world = filled(60, small(100, GcHold::Age));
+    let stream_memory = StreamMemory { tail_bytes: 0, entries: 0 };
+    let mut world = filled(60, PumpConfig { stream_memory, ..small(100, GcHold::Age) });
     world.pull(1, at(10), 1 << 30);
     while world.step_index() {}
     // Its reads are queued; the consumer goes away, GC comes before they are carried out.

@@ -319,7 +319,7 @@ fn why_prewrites_are_refused() {
     world.give(Input::Space { available: 1, capacity: 1000 });
     assert!(world.pump.refuses_writes().unwrap().starts_with("no available space"));
     world.broken.sync = true;
-    world.give(Input::Space { available: 1000, capacity: 1000 });
+    world.give(Input::Space { available: 1 << 30, capacity: 1 << 30 });
     let _ = world.written(p(1));
     assert!(world.pump.refuses_writes().unwrap().contains("read-only"));
 }

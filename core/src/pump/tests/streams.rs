@@ -175,7 +175,7 @@ fn what_fell_out_of_memory_is_read_from_index_and_log() {
         assert_eq!(world.pump.status().pull.reads, 0, "and nothing is read for it");
         // It falls behind again and again.
         for _ in 0..200 {
-            world.give(Input::PullCredit { stream: StreamId::new(1), bytes: 31 });
+            world.give(Input::PullCredit { stream: StreamId::new(1), bytes: 40 });
             world.run();
         }
         assert_eq!(world.commits(1), commits_of(200));
