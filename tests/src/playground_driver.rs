@@ -4,30 +4,25 @@
 //! task of its own; prewrites and commits run in the stand-in's TiKV (the same model), so that the Drainer finds the DDL history
 //! (behind its lock, until the job's transaction commits) and a Pump the evidence.
 //!
-//! Keeps true: what a Pump may hold of a transaction that went on elsewhere is told its end. The model's client, as TiDB's,
-//! sends C and R only to the Pump whose acknowledgement it took; a P whose acknowledgement was lost with a killed Pump stays
-//! undecided there until Pumps ask TiKV (rules 1), and nothing behind it would be served. So the driver sends R to the others.
+//! The model's client, as TiDB's, sends C and R only to the Pump whose acknowledgement it took. A Pump that was killed behind its
+//! acknowledgement may hold the same P: it asks TiKV what became of it (rules 1), and nobody helps it here.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use binlog_cluster::error::NodeError;
 use binlog_cluster::pump_client::PumpWriter;
-use binlog_core::codec::encode;
 use binlog_core::ids::ClusterId;
 use binlog_core::node::status::NodeStatus;
-use binlog_core::proto::binlog::Binlog;
 use binlog_core::time::Tso;
 use binlog_sim_models::rng::Rng;
-use binlog_sim_models::tidb::request::{BinlogKind, Call, KvOp, Reply, Request, Token};
+use binlog_sim_models::tidb::request::{Call, KvOp, Reply, Request, Token};
 use binlog_sim_models::tidb::{Cluster, Config};
 use binlog_standin::Shared;
 use bytes::Bytes;
-use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tonic::Code;
 
 /// How many DDL jobs are begun: one per so many committed transactions, as far as they are possible.
@@ -39,9 +34,6 @@ const SETTLE: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(5);
 /// Without any commit, acknowledgement or end for so long it will not come. Longer than a Pump's restart and TiDB's retries.
 const STUCK: Duration = Duration::from_secs(90);
-/// After so long a client has given its prewrite up (TiDB: 15 s and one pass over all Pumps).
-const GIVEN_UP: Duration = Duration::from_secs(40);
-const PAUSE: Duration = Duration::from_millis(200);
 /// Percent of the TiKV requests that take up to [`SLOW_MS`].
 const SLOW_PERCENT: u64 = 15;
 const SLOW_MS: u64 = 40;
@@ -61,13 +53,6 @@ enum Done {
     Answer(Token, Reply),
     /// A TiKV request arrives.
     Kv(Token, KvOp),
-}
-
-/// A prewrite: its payload, the Pumps that may hold it, and the last attempt.
-struct Attempts {
-    payload: Bytes,
-    pumps: BTreeSet<String>,
-    last: Instant,
 }
 
 /// The connections to the Pumps: each TiDB has its own to each.
@@ -106,8 +91,6 @@ pub struct Driver {
     rng: Rng,
     start: Instant,
     progress: Arc<Progress>,
-    attempts: BTreeMap<u64, Attempts>,
-    releases: JoinSet<Result<()>>,
     done: mpsc::UnboundedSender<Done>,
     inbox: mpsc::UnboundedReceiver<Done>,
 }
@@ -133,8 +116,6 @@ impl Driver {
             rng: rng.fork("driver"),
             start: Instant::now(),
             progress,
-            attempts: BTreeMap::new(),
-            releases: JoinSet::new(),
             done,
             inbox,
         }
@@ -142,7 +123,7 @@ impl Driver {
 
     /// Until `transactions` have committed in all and nothing is on its way; `rate` transactions per second at most.
     pub async fn run(&mut self, transactions: u64, rate: Option<f64>) -> Result<()> {
-        let (mut settled, mut moved, mut last) = (Instant::now(), Instant::now(), (0, 0));
+        let (mut settled, mut moved, mut last) = (Instant::now(), Instant::now(), 0);
         loop {
             let committed = self.cluster.counts().committed;
             if self.shows() != last {
@@ -167,15 +148,7 @@ impl Driver {
             while let Some(request) = self.cluster.poll() {
                 self.carry_out(request);
             }
-            self.release_given_up();
-            while let Some(ended) = self.releases.try_join_next() {
-                ended.context("a task panicked")??;
-            }
-            if committed >= transactions
-                && self.cluster.is_idle()
-                && self.attempts.is_empty()
-                && self.releases.is_empty()
-            {
+            if committed >= transactions && self.cluster.is_idle() {
                 return Ok(());
             }
             if settled.elapsed() > SETTLE {
@@ -188,12 +161,11 @@ impl Driver {
         }
     }
 
-    fn shows(&self) -> (u64, u64) {
+    fn shows(&self) -> u64 {
         let counts = self.cluster.counts();
         self.progress.committed.store(counts.committed, Ordering::Relaxed);
         self.progress.ddl.store(counts.ddl, Ordering::Relaxed);
-        let ended = counts.ddl + counts.rolled_back;
-        (counts.committed + ended, self.releases.len() as u64)
+        counts.committed + counts.ddl + counts.rolled_back
     }
 
     /// For the next answer, not past the next deadline; then takes all that are there.
@@ -236,8 +208,7 @@ impl Driver {
                 });
             }
             Call::Kv(op) => self.kv(token, &op),
-            Call::SendBinlog { pump, payload, kind } => {
-                self.note_binlog(server, &pump, &payload, kind);
+            Call::SendBinlog { pump, payload, kind: _ } => {
                 let (links, done, progress) = (self.links.clone(), self.done.clone(), Arc::clone(&self.progress));
                 tokio::spawn(async move {
                     let result = links.write(server, pump, payload).await;
@@ -247,54 +218,6 @@ impl Driver {
                     let _ = done.send(Done::Answer(token, answer(result)));
                 });
             }
-        }
-    }
-
-    /// Follows where a P may be; its C or R shows which Pump has it in truth.
-    fn note_binlog(&mut self, server: usize, pump: &str, payload: &Bytes, kind: BinlogKind) {
-        let Ok(binlog) = Binlog::decode(payload.clone()) else { return };
-        let start_ts = binlog.start_ts.cast_unsigned();
-        match kind {
-            BinlogKind::Probe => {}
-            BinlogKind::Prewrite => {
-                let new = || Attempts { payload: payload.clone(), pumps: BTreeSet::new(), last: Instant::now() };
-                let attempts = self.attempts.entry(start_ts).or_insert_with(new);
-                attempts.pumps.insert(pump.to_owned());
-                attempts.last = Instant::now();
-            }
-            BinlogKind::Commit | BinlogKind::Rollback => {
-                if let Some(mut attempts) = self.attempts.remove(&start_ts) {
-                    attempts.pumps.remove(pump);
-                    self.release(server, attempts);
-                }
-            }
-        }
-    }
-
-    fn release_given_up(&mut self) {
-        let old = |a: &Attempts| a.last.elapsed() > GIVEN_UP;
-        let given_up: Vec<u64> = self.attempts.iter().filter(|(_, a)| old(a)).map(|(ts, _)| *ts).collect();
-        for attempts in given_up.into_iter().filter_map(|ts| self.attempts.remove(&ts)).collect::<Vec<_>>() {
-            self.release(0, attempts);
-        }
-    }
-
-    /// R to every Pump left in `attempts`, until it is acknowledged.
-    fn release(&mut self, server: usize, attempts: Attempts) {
-        let Ok(prewrite) = Binlog::decode(attempts.payload) else { return };
-        let rollback: Bytes = encode::rollback(&prewrite).encode_to_vec().into();
-        for pump in attempts.pumps {
-            let (links, rollback) = (self.links.clone(), rollback.clone());
-            self.releases.spawn(async move {
-                let give_up = Instant::now() + STUCK;
-                while let Err(error) = links.write(server, pump.clone(), rollback.clone()).await {
-                    if Instant::now() > give_up {
-                        bail!("{pump} does not take the end of a transaction: {error}");
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(())
-            });
         }
     }
 

@@ -186,6 +186,8 @@ async fn short_space_refuses_prewrites_and_takes_commits() {
     assert_eq!(node.terminate().await.code(), Some(0));
 
     let limit = 1_u64 << 60;
+    // And the reserve for commits: two segments and a quarter.
+    let refused_at = limit + (9 << 20);
     fs::write(
         &node.config_file,
         format!("[storage]\nstop-write-at-available-space = \"{limit}\"\nsegment-size = \"4 mib\"\n"),
@@ -193,7 +195,7 @@ async fn short_space_refuses_prewrites_and_takes_commits() {
     .unwrap();
     node.start().await;
     node.says("prewrites are refused, commits are still accepted").await;
-    let text = format!("StopWriteAtAvailableSpace: {limit}");
+    let text = format!("StopWriteAtAvailableSpace: {refused_at}");
     for payload in [p(tso(&standin.shared), vec![]), Bytes::new()] {
         let said = unknown(write(&mut client, id, payload).await);
         let number = said.strip_prefix("no available space, available: ").and_then(|rest| rest.strip_suffix(&text));
