@@ -9,6 +9,7 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     let root = Rng::new(seed);
     let mut config = config(&mut root.fork("config"), profile);
     rows(&mut root.fork("rows"), &mut config, profile);
+    gc(&mut root.fork("gc"), &mut config, profile);
     let txns = txns(&root, &config);
     let mut actions = actions(&root, &config, profile);
     if config.sync_log == 0 {
@@ -55,6 +56,21 @@ fn rows(rng: &mut Rng, config: &mut Config, profile: Profile) {
     config.spread = [6, 60, 5_000][rng.index(3)];
     // Rows need room: the smallest settings would only make everything slow.
     config.segment_bytes = config.segment_bytes.max(64 << 10);
+}
+
+/// GC in all plans of its profile and in a part of those with everything.
+fn gc(rng: &mut Rng, config: &mut Config, profile: Profile) {
+    let own = profile == Profile::Gc;
+    if !own && !(profile == Profile::Swarm && rng.percent(GC_PERCENT)) {
+        return;
+    }
+    config.gc_ms = [20, 200, 1_000][rng.index(3)];
+    config.gc_interval_ms = [60, 300, 1_500][rng.index(3)];
+    config.gc_age = u64::from(config.drainers == 0 && rng.percent(50));
+    config.flush_max_us = [3_000, 300_000][rng.index(2)];
+    if own && config.rows == 0 {
+        config.segment_bytes = [24 << 10, 32 << 10, 64 << 10][rng.index(3)];
+    }
 }
 
 fn txns(root: &Rng, config: &Config) -> Vec<TxnPlan> {
@@ -110,6 +126,43 @@ const DISK: &[Kind] = &[
     Kind::FailIndex,
     Kind::StallIndex,
 ];
+
+/// GC, and what interrupts it or must not mislead it.
+const GC: &[Kind] = &[
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::PowerLoss,
+    Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::CrashLoop,
+    Kind::Stop,
+    Kind::FailSync,
+    Kind::FailWrite,
+    Kind::ShortWrite,
+    Kind::FailCreate,
+    Kind::FailCreate,
+    Kind::StallDisk,
+    Kind::LowSpace,
+    Kind::FillDisk,
+    Kind::FillDisk,
+    Kind::FailIndex,
+    Kind::StallIndex,
+    Kind::PdJump,
+    Kind::PdDown,
+    Kind::RegistryDown,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::Reset,
+    Kind::KillDrainer,
+    Kind::StopDrainer,
+    Kind::SlowRegistry,
+];
+
+/// They set the checkpoint back, perhaps below what GC took: then a new full copy is due.
+const SETS_CHECKPOINT_BACK: &[Kind] = &[Kind::SinkRestore, Kind::SinkFailOver];
+
+/// Plans of the swarm with GC.
+const GC_PERCENT: u64 = 35;
 
 const LOSES_UNSYNCED: &[Kind] = &[
     Kind::PowerLoss,
@@ -182,6 +235,7 @@ pub fn kinds(profile: Profile) -> Vec<Kind> {
         Profile::Net => NET.iter().chain(TIDB).copied().collect(),
         Profile::Disk => DISK.to_vec(),
         Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Gc => GC.to_vec(),
         Profile::Rot => [ROT, &[Kind::Rot]].concat(),
     };
     kinds.extend([Kind::Join, Kind::SlowRegistry]);
@@ -198,11 +252,15 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Net => NET.to_vec(),
         Profile::Disk => DISK.to_vec(),
         Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Gc => GC.to_vec(),
         Profile::Rot => ROT.to_vec(),
     };
     if config.rows > 0 && matches!(profile, Profile::Swarm | Profile::Net) {
         kinds.extend(TIDB);
         kinds.extend(VERDICTS.iter().filter(|_| config.verdicts > 0));
+    }
+    if config.gc_ms > 0 {
+        kinds.retain(|kind| !SETS_CHECKPOINT_BACK.contains(kind));
     }
     // Swarm: each run leaves some kinds out, so that rare combinations meet.
     kinds.retain(|_| rng.percent(60));
@@ -211,7 +269,11 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     let one = |i| {
         let mut rng = root.fork_n("action", i);
         let kind = kinds[rng.index(kinds.len())];
-        let ms = skewed(&mut rng, 10, 1_500);
+        let mut ms = skewed(&mut rng, 10, 1_500);
+        if profile == Profile::Gc && kind == Kind::PdJump && rng.percent(50) {
+            // Further than what is kept: hours.
+            ms = ms.saturating_mul(5_000);
+        }
         let (id, at_us) = (u32::try_from(i).unwrap_or(0), rng.below(end));
         Action { id, at_us, kind, node: rng.below(config.pumps), ms, n: rng.range(1, 3) }
     };

@@ -22,16 +22,19 @@ pub enum Profile {
     Rot,
     /// Operators pause, close and start Pumps; processes die.
     Lifecycle,
+    /// GC with little to keep, small segments, full disks, everything that interrupts it.
+    Gc,
 }
 
 impl Profile {
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Calm, "calm"),
         (Self::Swarm, "swarm"),
         (Self::Net, "net"),
         (Self::Disk, "disk"),
         (Self::Rot, "rot"),
         (Self::Lifecycle, "lifecycle"),
+        (Self::Gc, "gc"),
     ];
 
     #[must_use]
@@ -120,6 +123,14 @@ settings! {
     spread = 60,
     /// 1: Pumps ask TiKV for verdicts. 0: the world tells every Pump the outcome, see `world/tidb`.
     verdicts = 0,
+    /// How long binlogs are kept, by PD's clock; 0: for ever.
+    gc_ms = 0,
+    /// Between two rounds of GC.
+    gc_interval_ms = 400,
+    /// 1: `gc-hold = "age"`; only without a Drainer, which would find a gap.
+    gc_age = 0,
+    /// Longest flush of the index.
+    flush_max_us = 3_000,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +217,8 @@ kinds! {
     StallDisk = "stall-disk",
     /// The free space is reported below the limit for `ms`.
     LowSpace = "low-space",
+    /// Others fill the disk until prewrites must be refused, for `ms`.
+    FillDisk = "fill-disk",
     /// `n` operations of the index fail.
     FailIndex = "fail-index",
     StallIndex = "stall-index",

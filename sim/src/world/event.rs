@@ -75,6 +75,11 @@ pub enum Ev {
         inc: u32,
         op: OpId,
     },
+    /// The driver measures the free space.
+    Measure {
+        node: usize,
+        inc: u32,
+    },
     /// Somebody looks after a Pump that is read-only.
     Supervise {
         node: usize,
@@ -188,6 +193,7 @@ impl Ev {
             Self::PumpPut { op, .. } => (11, op.raw()),
             Self::PumpNotify { op, .. } => (12, op.raw()),
             Self::PumpListDrainers { op, .. } => (60, op.raw()),
+            Self::Measure { node, .. } => (70, *node as u64),
             Self::Supervise { node, .. } => (13, *node as u64),
             Self::TxnBegin { txn } => (14, *txn as u64),
             Self::TxnStep { txn, .. } => (15, *txn as u64),

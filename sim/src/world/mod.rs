@@ -93,6 +93,7 @@ pub struct World {
     target: Option<u64>,
     /// Calls of operators.
     next_action: u64,
+    largest_tso: u64,
     pub violation: Option<Violation>,
     finished: bool,
     /// Faults that took effect.
@@ -128,6 +129,7 @@ impl World {
             stopping: BTreeMap::new(),
             target: None,
             next_action: 0,
+            largest_tso: 0,
             violation: None,
             finished: false,
             fired: BTreeMap::new(),
@@ -143,6 +145,10 @@ impl World {
     fn set_up(&mut self) {
         for node in 0..usize::try_from(self.plan.config.pumps).unwrap_or(1) {
             self.add_pump(node);
+        }
+        if self.plan.config.gc_ms > 0 && self.plan.config.drainers > 0 {
+            // It was there before: GC waits for its first checkpoint.
+            self.registry.put(binlog_sim_models::registry::Kind::Drainer, &drainer::known_before());
         }
         if self.plan.config.drainers > 0 {
             self.after(self.plan.seed % 50 * MS, Ev::DrainerStart);
@@ -207,6 +213,7 @@ impl World {
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),
             Ev::PumpListDrainers { node, inc, op } => self.pump_list_drainers(node, inc, op),
             Ev::Supervise { node, inc } => self.supervise(node, inc),
+            Ev::Measure { node, inc } => self.measure(node, inc),
             Ev::TxnBegin { txn } if self.tidb.is_some() => self.tidb_begin(txn),
             Ev::TxnBegin { txn } => self.txn_begin(txn),
             Ev::TxnStep { txn, step } => self.txn_step(txn, step),
@@ -251,7 +258,9 @@ impl World {
     }
 
     fn tso(&mut self) -> Option<Tso> {
-        self.pd.tso(self.now / MS).ok()
+        let tso = self.pd.tso(self.now / MS).ok();
+        self.largest_tso = self.largest_tso.max(tso.map_or(0, |ts| ts.raw()));
+        tso
     }
 
     fn line(&mut self, weight: Weight, node: &str, text: impl FnOnce() -> String) {

@@ -28,6 +28,8 @@ pub struct Stream {
     /// The last delivery that is scheduled: order is kept.
     fifo: u64,
     ending: bool,
+    /// It asked for what GC took.
+    refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +46,24 @@ impl World {
         let rewind = self.rng.percent(10);
         let last = if rewind { 0 } else { self.pumps[node].reader };
         let credit = [200, 5_000, 1 << 20][self.rng.index(3)];
-        self.open(Stream { node, inc: 0, to: To::Reader, last, credit, sent: last, fifo: 0, ending: false });
+        self.open(Stream {
+            node,
+            inc: 0,
+            to: To::Reader,
+            last,
+            credit,
+            sent: last,
+            fifo: 0,
+            ending: false,
+            refused: false,
+        });
     }
 
     pub(super) fn open_source(&mut self, source: SourceId, pump: &NodeId, last: CommitTs, credit: u64) {
         let node = (0..self.pumps.len()).find(|n| node_id(*n) == *pump).unwrap_or(0);
         let to = To::Drainer { inc: self.drainer.inc, source };
         let last = last.raw();
-        self.open(Stream { node, inc: 0, to, last, credit, sent: last, fifo: 0, ending: false });
+        self.open(Stream { node, inc: 0, to, last, credit, sent: last, fifo: 0, ending: false, refused: false });
     }
 
     fn open(&mut self, stream: Stream) {
@@ -79,8 +91,14 @@ impl World {
             return;
         }
         let inc = self.pumps[node].inc;
+        let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.inc = inc;
+            // "What you hold" begins at the GC point; everything else below it is refused (hazard 1).
+            if last == 0 {
+                stream.sent = floor;
+            }
+            stream.refused = last != 0 && last < floor;
         }
         let last = CommitTs::new(last);
         self.pump_input(
@@ -99,6 +117,14 @@ impl World {
         let watermark = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.status().watermark.raw());
         let Some(own) = self.streams.get_mut(&stream.raw()) else { return };
         let before = std::mem::replace(&mut own.sent, ts);
+        if own.refused {
+            let last = own.last;
+            self.violate(
+                "S3",
+                format!("pump {node} serves {ts} to a stream that asked for {last}, below the GC point"),
+            );
+            return;
+        }
         if ts <= before || ts > watermark {
             self.violate("S1", format!("pump {node} sends {ts} after {before}, its watermark is {watermark}"));
             return;
@@ -144,7 +170,10 @@ impl World {
         own.ending = true;
         let at = own.fifo.max(self.now) + 100_000;
         let error = result.map_or_else(|reject| reject.to_string(), |()| String::new());
+        // GC waits for the Drainer, not for a reader.
+        let below_gc = own.to == To::Reader && self.plan.config.gc_ms > 0 && error.contains(BELOW_GC);
         let expected = error.is_empty()
+            || below_gc
             || error.contains("injected")
             || error.contains("no such segment")
             || error.contains("shutting down")
@@ -183,6 +212,10 @@ impl World {
         }
         match stream.to {
             To::Reader => {
+                if error.contains(BELOW_GC) {
+                    self.note(|| "reader below the GC point".to_owned());
+                    self.pumps[node].reader = 0;
+                }
                 let wait = 50 + self.rng.below(200);
                 let inc = self.pumps[node].inc;
                 self.after(wait * MS, Ev::ReaderOpen { node, inc });
@@ -242,3 +275,6 @@ impl World {
         self.plan.config.readers == 0 || self.pumps.iter().all(|p| p.rotten || p.reader >= target)
     }
 }
+
+/// Part of the refusal of a stream that asks for what GC took.
+const BELOW_GC: &str = "purged binlog TS";
