@@ -26,6 +26,8 @@ pub struct GcWatch {
     pending: Option<Pending>,
     /// A GC record that was written and not judged yet.
     fresh: Option<(u64, u64)>,
+    /// The last one that was judged: recovery may copy it.
+    judged: (u64, u64),
 }
 
 #[derive(Debug, Default)]
@@ -151,9 +153,11 @@ impl GcWatch {
         own.records.extend(pending.records);
     }
 
-    /// Whether a GC record was written since the last call: it is judged then.
+    /// The GC record that was written since the last call: it is to be judged. Not again when recovery copies it.
     pub fn take_fresh(&mut self) -> Option<(u64, u64)> {
-        self.fresh.take()
+        let fresh = self.fresh.take().filter(|fresh| *fresh != self.judged)?;
+        self.judged = fresh;
+        Some(fresh)
     }
 
     /// G1, G2: this record may be written, and what it frees may go.
@@ -220,7 +224,7 @@ impl GcWatch {
     /// Whether the durable log decided about the transaction, and how long ago: it may be gone with its prewrite.
     #[must_use]
     pub fn may_be_gone(&self, start_ts: u64) -> bool {
-        self.decided.get(&start_ts).is_some_and(|commit| *commit <= self.point)
+        self.point > 0 && self.decided.get(&start_ts).is_some_and(|commit| *commit <= self.point)
     }
 
     /// Whether this file holds nothing that counts.
