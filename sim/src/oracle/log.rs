@@ -38,6 +38,8 @@ pub struct LogView {
     /// A batch that was written and not synced yet.
     unsynced: Option<(SlotId, u64)>,
     pub gc: GcWatch,
+    /// Verdicts that were written and not judged yet.
+    pub verdicts: Vec<Name>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,9 @@ impl LogView {
             let is_new = places.is_empty();
             places.push(Place { slot, segment, at: offset + record.at + RECORD });
             let (kind, _, ts) = record.name;
+            if matches!(kind, VERDICT_C | VERDICT_R) {
+                self.verdicts.push(record.name);
+            }
             if kind == FAKE && is_new {
                 if ts <= self.largest_commit.max(self.largest_fake) {
                     let (c, f) = (self.largest_commit, self.largest_fake);

@@ -102,7 +102,10 @@ impl World {
                 self.stop_drainer();
                 self.after(ms, Ev::ActionEnd(index));
             }
-            Kind::CrashTidb | Kind::LoseKv | Kind::DropCommit | Kind::LoseCommit | Kind::TikvGc => {
+            Kind::TikvGc | Kind::TikvGcForced => self.collect(&action),
+            Kind::TikvDown => self.tikv_down = until,
+            Kind::LoseVerdict => self.lose_verdict += action.n,
+            Kind::CrashTidb | Kind::LoseKv | Kind::DropCommit | Kind::LoseCommit => {
                 self.tidb_fault(index, &action);
             }
             Kind::SinkLostBefore => self.drainer.sink.ways().push_back(Way::LostBefore),
@@ -225,6 +228,7 @@ impl World {
         self.line(Weight::Short, "plan", || "faults are over".to_owned());
         self.pd.set_up(true);
         (self.registry_down, self.registry_slow) = (0, 0);
+        (self.tikv_down, self.lose_verdict) = (0, 0);
         self.plan.config.lose_percent = 0;
         self.drainer.sink.ways().clear();
         self.tidb_heal();
@@ -255,6 +259,7 @@ impl World {
             self.after(200 * MS, Ev::Look);
             return;
         }
+        self.judge_held();
         let over = self.client.running == 0 && self.tidb.as_ref().is_none_or(|tidb| tidb.is_over());
         if over && self.target.is_none() {
             self.target = self.tso().map(|ts| ts.raw());
@@ -262,7 +267,7 @@ impl World {
         if self.target.is_some_and(|target| self.converged(target)) {
             self.final_checks();
             self.finished = true;
-        } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS) * MS {
+        } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS + self.patience()) * MS {
             let closing = self.pumps.iter().filter_map(|p| p.proc.as_ref()).any(|p| p.pump.status().closing.is_some());
             let oracle = if closing {
                 "V3"
@@ -275,6 +280,16 @@ impl World {
         } else {
             self.after(100 * MS, Ev::Look);
         }
+    }
+
+    /// Ten minutes more, in virtual milliseconds, for prewrites of which TiKV has no trace and whose client sent no R (rules 1).
+    fn patience(&mut self) -> u64 {
+        let after = CONVERGE_MS * MS + self.plan.config.horizon_ms * MS;
+        if self.now <= after {
+            return 0;
+        }
+        self.waited |= self.waits_for_absence();
+        if self.waited { binlog_core::pump::verdict::ABSENT_AFTER_MS } else { 0 }
     }
 
     fn converged(&self, target: u64) -> bool {

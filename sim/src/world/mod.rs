@@ -87,6 +87,14 @@ pub struct World {
     drainer: DrainerNode,
     /// By commit timestamp: everything that ever fetched one.
     pub allocated: BTreeMap<u64, Allocated>,
+    /// Start → the Pump in whose log a verdict says that it was rolled back.
+    judged_rolled_back: BTreeMap<u64, usize>,
+    /// Convergence had to wait for a prewrite without any trace.
+    waited: bool,
+    /// TiKV does not answer Pumps until then.
+    tikv_down: u64,
+    /// So many answers of TiKV and PD to Pumps are lost.
+    lose_verdict: u64,
     /// Lives that an action asked to stop.
     stopping: BTreeMap<usize, u32>,
     /// Everything at or below must arrive everywhere; set when all transactions are over.
@@ -126,6 +134,10 @@ impl World {
             next_stream: 0,
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
+            judged_rolled_back: BTreeMap::new(),
+            waited: false,
+            tikv_down: 0,
+            lose_verdict: 0,
             stopping: BTreeMap::new(),
             target: None,
             next_action: 0,
@@ -212,6 +224,8 @@ impl World {
             Ev::PumpPut { node, inc, op, status } => self.pump_put(node, inc, op, &status),
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),
             Ev::PumpListDrainers { node, inc, op } => self.pump_list_drainers(node, inc, op),
+            Ev::PumpAsks { node, inc, ask } => self.pump_asked(node, inc, *ask),
+            Ev::Operator { node, inc, start } => self.operator_decides(node, inc, start),
             Ev::Supervise { node, inc } => self.supervise(node, inc),
             Ev::Measure { node, inc } => self.measure(node, inc),
             Ev::TxnBegin { txn } if self.tidb.is_some() => self.tidb_begin(txn),

@@ -3,6 +3,7 @@
 
 use super::client::{CLUSTER, Call};
 use super::event::Ev;
+use super::verdict::Ask;
 use super::{MS, RegistryWay, World};
 use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
@@ -70,6 +71,8 @@ pub struct Proc {
     index: VecDeque<(OpId, IndexOp)>,
     pub writes: BTreeMap<WriteId, Call>,
     pub next_write: u64,
+    /// An operator's decisions that are not answered: start by call.
+    pub commands: BTreeMap<WriteId, u64>,
     supervised: bool,
     /// Calls of Notify that the Drainer has not answered: operation by call.
     pub notifies: BTreeMap<u64, OpId>,
@@ -183,6 +186,7 @@ impl World {
             index: VecDeque::new(),
             writes: BTreeMap::new(),
             next_write: 0,
+            commands: BTreeMap::new(),
             supervised: false,
             notifies: BTreeMap::new(),
             checked: false,
@@ -324,11 +328,21 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
-            Effect::MvccByKey { op, key } => self.pump_asks_versions(node, inc, op, &key),
-            Effect::CheckTxnStatus { op, request } => self.pump_asks_status(node, inc, op, &request),
-            Effect::GetGcSafePoint { op } => self.pump_asks_safe_point(node, inc, op),
-            Effect::HoldGc { op, safe_point, .. } => self.pump_holds_gc(node, inc, op, safe_point),
-            Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
+            Effect::MvccByKey { op, key } => self.pump_asks(node, inc, Ask::Versions { op, key }),
+            Effect::CheckTxnStatus { op, request } => {
+                self.pump_asks(node, inc, Ask::Status { op, request: Box::new(request) });
+            }
+            Effect::GetGcSafePoint { op } => self.pump_asks(node, inc, Ask::SafePoint { op }),
+            Effect::HoldGc { op, service, ttl_seconds, safe_point } => {
+                let ttl_seconds = u64::try_from(ttl_seconds).unwrap_or(0);
+                self.pump_asks(node, inc, Ask::Hold { op, service, ttl_seconds, safe_point });
+            }
+            Effect::WriteReply { write, result } => {
+                match self.pumps[node].proc.as_mut().and_then(|p| p.commands.remove(&write)) {
+                    Some(start) => self.operator_answered(node, start, &result),
+                    None => self.write_replied(node, write, result.is_ok()),
+                }
+            }
             Effect::StreamItems { stream, items } => {
                 for item in items {
                     self.item_sent(node, stream, item);
@@ -378,6 +392,10 @@ impl World {
         let text = fault.to_string();
         self.note(|| format!("fault {}", text.split([':', ' ']).take(2).collect::<Vec<_>>().join(" ")));
         self.line(Weight::Short, &format!("pump-{node}"), || format!("FAULT {text}"));
+        if let Fault::Undecidable { start_ts, .. } = fault {
+            self.undecidable(node, inc, start_ts.raw());
+            return;
+        }
         let pump = &mut self.pumps[node];
         // A start that met a read error knows no segments; what streams then say follows from it.
         let follows = text.contains("no such segment") && pump.proc.as_ref().is_some_and(|p| p.supervised);
@@ -457,6 +475,9 @@ impl World {
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
         self.judge_gc(node);
+        for verdict in std::mem::take(&mut self.pumps[node].view.verdicts) {
+            self.judge_verdict(node, verdict);
+        }
         if more {
             self.schedule_log(node, inc, slot);
         }
@@ -508,12 +529,6 @@ impl World {
     }
 
     // ---- PD and registry ----
-
-    /// A reply of TiKV or PD is on its way.
-    pub(super) fn pump_answered(&mut self, node: usize, inc: u32, input: Input) {
-        let wait = self.latency();
-        self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
-    }
 
     pub(super) fn pump_tso(&mut self, node: usize, inc: u32, op: OpId) {
         let result = self.tso().ok_or_else(|| IoFault::Unavailable("PD has no leader".to_owned()));

@@ -151,8 +151,11 @@ impl World {
 
     fn judge_item(&self, node: usize, start_ts: i64, ts: u64, payload: &[u8]) -> Result<(), (&'static str, String)> {
         // W4: by its client's C, or by a verdict about a prewrite that its client sent here too.
-        let own = |txn: &super::client::Txn| txn.is_committed() && txn.was_sent_to(node);
-        let known = self.allocated.get(&ts).filter(|a| a.commits && own(&self.client.txns[a.txn as usize]));
+        let own = |start: u64| match &self.tidb {
+            Some(tidb) => tidb.was_sent_to(start, node),
+            None => self.client.of_start(start).is_some_and(|txn| txn.is_committed() && txn.was_sent_to(node)),
+        };
+        let known = self.allocated.get(&ts).filter(|a| a.commits && own(a.start_ts));
         let Some(a) = known else {
             return Err(("D3", format!("pump {node} sends {ts}, which nobody committed through it")));
         };

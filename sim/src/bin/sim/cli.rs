@@ -30,7 +30,7 @@ usage: sim COMMAND
   determinism [--seeds A..B] [--profile P]
                             every seed twice: same trace, same verdict
 
-profiles: calm, swarm (default), net, disk, rot, lifecycle, gc.
+profiles: calm, swarm (default), net, disk, rot, lifecycle, gc, dup.
 exit codes: 0 all well, 1 an oracle objected, 2 wrong use, 3 not deterministic, 4 a canary was not caught,
 5 a run of 2,000 seeds or more in which a fault of the profile never took effect
 ";
