@@ -2,7 +2,7 @@
 //! whether a GC record, a deletion in the index or another use of a slot takes something that is still needed.
 
 use crate::oracle::log::{C, GC, Name, P, START, VERDICT_C, VERDICT_R};
-use binlog_core::ids::{CommitTs, SegmentId, SlotId};
+use binlog_core::ids::{CommitTs, SlotId};
 use binlog_core::index::key;
 use binlog_core::index::op::Change;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,8 @@ pub struct GcWatch {
 
 #[derive(Debug, Default)]
 struct Segment {
+    /// The file that carries it: a header that failed may name it in another.
+    slot: Option<SlotId>,
     end: u64,
     /// Offset and name.
     records: Vec<(u64, Name)>,
@@ -90,10 +92,10 @@ impl GcWatch {
     }
 
     fn reuses(&mut self, slot: SlotId, how: &str) -> Judged {
-        let Some(segment) = self.headers.get(&slot) else { return Ok(()) };
+        let Some(segment) = self.headers.get(&slot).filter(|id| self.carries(slot, **id)) else { return Ok(()) };
         if *segment < self.first {
             self.segments.remove(segment);
-        } else if self.segments.contains_key(segment) {
+        } else {
             let first = self.first;
             return Err((
                 "G1",
@@ -101,6 +103,11 @@ impl GcWatch {
             ));
         }
         Ok(())
+    }
+
+    /// Whether this file carries this segment, and it counts.
+    fn carries(&self, slot: SlotId, segment: u64) -> bool {
+        self.segments.get(&segment).is_some_and(|own| own.slot == Some(slot))
     }
 
     /// A batch is written.
@@ -149,8 +156,14 @@ impl GcWatch {
             }
         }
         let own = self.segments.entry(pending.segment).or_default();
+        own.slot = Some(slot);
         own.end = pending.end;
         own.records.extend(pending.records);
+    }
+
+    /// A write or sync failed: what it carried is not durable, whatever a later sync says.
+    pub fn failed(&mut self) {
+        self.pending = None;
     }
 
     /// The GC record that was written since the last call: it is to be judged. Not again when recovery copies it.
@@ -230,13 +243,7 @@ impl GcWatch {
     /// Whether this file holds nothing that counts.
     #[must_use]
     pub fn is_spare(&self, slot: SlotId) -> bool {
-        self.headers.get(&slot).is_none_or(|id| *id < self.first || !self.segments.contains_key(id))
-    }
-
-    /// Segments that were freed lie below.
-    #[must_use]
-    pub fn first_live(&self) -> SegmentId {
-        SegmentId::new(self.first)
+        self.headers.get(&slot).is_none_or(|id| *id < self.first || !self.carries(slot, *id))
     }
 }
 

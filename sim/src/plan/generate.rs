@@ -77,7 +77,7 @@ fn gc(rng: &mut Rng, config: &mut Config, profile: Profile) {
 
 /// In most worlds only TiKV knows what became of a transaction whose C does not come.
 fn verdicts(rng: &mut Rng, config: &mut Config, profile: Profile) {
-    config.verdicts = u64::from(!matches!(profile, Profile::Calm | Profile::Rot) && rng.percent(85));
+    config.verdicts = u64::from(!matches!(profile, Profile::Calm | Profile::Rot | Profile::Gc) && rng.percent(85));
     if profile == Profile::Dup {
         config.verdicts = 1;
         config.pumps = rng.range(2, 3);
@@ -92,8 +92,8 @@ fn fates(root: &Rng, config: &Config, profile: Profile, txns: &mut [TxnPlan]) {
     if config.verdicts == 0 {
         return;
     }
-    // Each costs ten virtual minutes (rules 1).
-    let vanishes = root.fork("vanish").percent(VANISH_PERCENT);
+    // Each costs ten virtual minutes (rules 1): too many rounds of GC.
+    let vanishes = root.fork("vanish").percent(VANISH_PERCENT) && config.gc_ms == 0;
     for txn in txns.iter_mut() {
         let mut rng = root.fork_n("fate", u64::from(txn.id));
         txn.fate = match (txn.fate, rng.below(100)) {

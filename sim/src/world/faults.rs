@@ -201,7 +201,9 @@ impl World {
     pub(super) fn measure(&mut self, node: usize, inc: u32) {
         if self.pumps.get(node).is_some_and(|pump| pump.inc == inc && pump.proc.is_some()) {
             self.space(node);
-            self.after(MEASURE_MS * MS, Ev::Measure { node, inc });
+            // Once the faults are over nothing takes space any more.
+            let every = if self.now < self.plan.config.horizon_ms * MS { MEASURE_MS } else { MEASURE_MS * 20 };
+            self.after(every * MS, Ev::Measure { node, inc });
         }
     }
 

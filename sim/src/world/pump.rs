@@ -468,8 +468,10 @@ impl World {
             (Injected::FailCreate, left.create < armed.create),
             (Injected::NoSpace, armed.no_space && matches!(result, Err(IoFault::NoSpace(_)))),
         ];
-        if let (LogOp::Sync { slot }, Ok(_)) = (&request, &result) {
-            pump.view.synced(*slot);
+        match (&request, &result) {
+            (LogOp::Sync { slot }, Ok(_)) => pump.view.synced(*slot),
+            (LogOp::Sync { .. } | LogOp::Write { .. }, Err(_)) => pump.view.gc.failed(),
+            _ => {}
         }
         fired.into_iter().filter(|(_, fired)| *fired).for_each(|(kind, _)| self.fires(kind));
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));

@@ -94,10 +94,7 @@ impl World {
         let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.inc = inc;
-            // "What you hold" begins at the GC point; everything else below it is refused (hazard 1).
-            if last == 0 {
-                stream.sent = floor;
-            }
+            // Everything but "what you hold" is refused below the GC point (hazard 1).
             stream.refused = last != 0 && last < floor;
         }
         let last = CommitTs::new(last);
@@ -115,8 +112,13 @@ impl World {
         self.trace.fold(ts);
         let payload: Bytes = if payload[1].is_empty() { payload[0].clone() } else { payload.concat().into() };
         let watermark = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.status().watermark.raw());
+        let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         let Some(own) = self.streams.get_mut(&stream.raw()) else { return };
-        let before = std::mem::replace(&mut own.sent, ts);
+        let mut before = std::mem::replace(&mut own.sent, ts);
+        if before == 0 {
+            // "What you hold" begins at the GC point.
+            before = floor.min(ts - 1);
+        }
         if own.refused {
             let last = own.last;
             self.violate(
