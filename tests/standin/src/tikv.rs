@@ -1,6 +1,7 @@
 //! The TiKV service: requests are checked against the region that they name, then answered by the model.
 
-use crate::{Shared, regions, wire};
+use crate::{Shared, regions};
+use binlog_sim_models::wire;
 use binlog_cluster::generated::tikvpb::tikv_server::Tikv;
 use binlog_core::proto::kvrpcpb::{
     CheckTxnStatusRequest, CheckTxnStatusResponse, Context, GetRequest, GetResponse, MvccGetByKeyRequest,
