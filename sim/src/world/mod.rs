@@ -89,6 +89,8 @@ pub struct World {
     pub allocated: BTreeMap<u64, Allocated>,
     /// Start → the Pump in whose log a verdict says that it was rolled back.
     judged_rolled_back: BTreeMap<u64, usize>,
+    /// When TiKV was first seen to know about a prewrite that holds a watermark, once faults are over.
+    evidence: BTreeMap<u64, u64>,
     /// Convergence had to wait for a prewrite without any trace.
     waited: bool,
     /// TiKV does not answer Pumps until then.
@@ -134,6 +136,7 @@ impl World {
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
             judged_rolled_back: BTreeMap::new(),
+            evidence: BTreeMap::new(),
             waited: false,
             tikv_down: 0,
             lose_verdict: 0,

@@ -84,7 +84,9 @@ impl World {
             Ask::Hold { op, service, ttl_seconds, safe_point } => {
                 let now = self.now / MS;
                 let held = (!before).then(|| {
-                    self.pd.update_service_safe_point(now, &service, ttl_seconds, safe_point.raw()).map_err(|_| lost(op).1)
+                    self.pd
+                        .update_service_safe_point(now, &service, ttl_seconds, safe_point.raw())
+                        .map_err(|_| lost(op).1)
                 });
                 let result = match held {
                     Some(Ok(least)) if !fails => Ok(GcHeld {
@@ -186,7 +188,9 @@ impl World {
     /// The operator has found out what became of the transaction, from tables or other logs.
     pub(super) fn operator_decides(&mut self, node: usize, inc: u32, start: u64) {
         let fate = self.fate(start);
-        let Some(proc) = self.pumps.get_mut(node).filter(|p| p.inc == inc).and_then(|p| p.proc.as_mut()) else { return };
+        let Some(proc) = self.pumps.get_mut(node).filter(|p| p.inc == inc).and_then(|p| p.proc.as_mut()) else {
+            return;
+        };
         let verdict = match fate {
             TxnFate::Running => {
                 self.after(2_000 * MS, Ev::Operator { node, inc, start });
@@ -222,9 +226,16 @@ impl World {
             let Some((start, held)) = status.filter(|s| s.read_only.is_none()).and_then(|s| s.oldest_undecided) else {
                 continue;
             };
-            let bound = if self.has_evidence(start.raw()) { ANSWERED_MS } else { ABSENT_AFTER_MS + ANSWERED_MS };
-            if held.min(healed) > bound {
-                let text = format!("pump {node} holds its watermark for start {start} after {bound} ms: {}", self.reasons());
+            let held = held.min(healed);
+            let (held, bound) = if self.has_evidence(start.raw()) {
+                let since = *self.evidence.entry(start.raw()).or_insert(self.now);
+                (held.min((self.now - since) / MS), ANSWERED_MS)
+            } else {
+                (held, ABSENT_AFTER_MS + ANSWERED_MS)
+            };
+            if held > bound {
+                let text =
+                    format!("pump {node} holds its watermark for start {start} after {bound} ms: {}", self.reasons());
                 self.violate("V2", text);
             }
         }
