@@ -91,8 +91,8 @@ pub struct World {
     judged_rolled_back: BTreeMap<u64, usize>,
     /// When TiKV was first seen to know about a prewrite that holds a watermark, once faults are over.
     evidence: BTreeMap<u64, u64>,
-    /// Convergence had to wait for a prewrite without any trace.
-    waited: bool,
+    /// Time that passed in which nothing happened, and when the world woke from it.
+    slept: (u64, u64),
     /// TiKV does not answer Pumps until then.
     tikv_down: u64,
     /// So many answers of TiKV and PD to Pumps are lost.
@@ -137,7 +137,7 @@ impl World {
             allocated: BTreeMap::new(),
             judged_rolled_back: BTreeMap::new(),
             evidence: BTreeMap::new(),
-            waited: false,
+            slept: (0, 0),
             tikv_down: 0,
             lose_verdict: 0,
             stopping: BTreeMap::new(),
