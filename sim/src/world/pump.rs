@@ -63,7 +63,7 @@ pub struct Proc {
     pub pump: Pump,
     born: u64,
     /// What its clock went on while the whole world slept.
-    slept: u64,
+    pub slept: u64,
     armed: u64,
     log: BTreeMap<u64, VecDeque<(OpId, LogOp)>>,
     index: VecDeque<(OpId, IndexOp)>,
