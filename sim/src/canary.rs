@@ -16,16 +16,19 @@ pub enum PortCanary {
     StaleGenerationTrusted,
     /// Worlds with rows: the last statement of a batch is not carried out.
     LoseStatement,
+    /// Rules 4: the commit timestamp is fixed before P is acknowledged.
+    AsyncCommitOn,
 }
 
 impl PortCanary {
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::SkipDirectorySync, "skip-directory-sync"),
         (Self::TwoFamiliesFlushedApart, "two-families-flushed-apart"),
         (Self::InsertRecordLast, "insert-record-last"),
         (Self::DeleteRecordUnchecked, "delete-record-unchecked"),
         (Self::StaleGenerationTrusted, "stale-generation-trusted"),
         (Self::LoseStatement, "lose-statement"),
+        (Self::AsyncCommitOn, "async-commit-on"),
     ];
 }
 

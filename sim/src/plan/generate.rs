@@ -92,7 +92,7 @@ fn fates(root: &Rng, config: &Config, profile: Profile, txns: &mut [TxnPlan]) {
     if config.verdicts == 0 {
         return;
     }
-    // Each costs ten virtual minutes (rules 1): too many rounds of GC.
+    // Each is believed to be lost after ten minutes (rules 1), through which the world sleeps: too many rounds of GC.
     let vanishes = root.fork("vanish").percent(VANISH_PERCENT) && config.gc_ms == 0;
     for txn in txns.iter_mut() {
         let mut rng = root.fork_n("fate", u64::from(txn.id));
@@ -277,7 +277,7 @@ const DUP: &[Kind] = &[
 ];
 
 /// Worlds in which clients die before TiKV hears of their transaction.
-const VANISH_PERCENT: u64 = 1;
+const VANISH_PERCENT: u64 = 8;
 
 /// Worlds with rows cost several times as much as light ones.
 const ROWS_PERCENT: u64 = 20;

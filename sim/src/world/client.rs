@@ -9,6 +9,7 @@
 use super::event::Ev;
 use super::verdict::TxnFate;
 use super::{Allocated, MS, Owes, World};
+use crate::canary::PortCanary;
 use crate::oracle::log;
 use crate::plan::{Fate, Plan};
 use crate::rng::Rng;
@@ -68,6 +69,8 @@ pub struct Txn {
     lost: bool,
     /// Its client died.
     dead: bool,
+    /// Canary: a commit timestamp from before the acknowledgement.
+    early: Option<Tso>,
 }
 
 /// One unary call.
@@ -131,6 +134,7 @@ impl Client {
                 locked: false,
                 lost: false,
                 dead: false,
+                early: None,
             }
         };
         let txns: Vec<_> = plan.txns.iter().map(|t| txn(t.id, t.size)).collect();
@@ -209,6 +213,7 @@ impl World {
             self.after(30 * MS, Ev::TxnStep { txn, step: Step::StartTs });
             return;
         };
+        let early = if self.canary == Some(PortCanary::AsyncCommitOn) { self.tso() } else { None };
         let plan = &self.plan.txns[txn];
         let state = &mut self.client.txns[txn];
         state.start_ts = ts.raw();
@@ -223,6 +228,7 @@ impl World {
             binlog.prewrite_value = Some(state.value.clone());
         }
         state.p = binlog.encode_to_vec().into();
+        state.early = early;
         // An abort: perhaps another's lock is in the way.
         if plan.fate != Fate::Vanish && (plan.fate != Fate::Abort || state.kv.percent(50)) {
             let wait = state.kv.below(10_000) * 1000;
@@ -462,7 +468,8 @@ impl World {
     }
 
     fn commit_ts(&mut self, txn: usize) {
-        let Some(ts) = self.tso() else {
+        let early = self.client.txns[txn].early.take();
+        let Some(ts) = early.or_else(|| self.tso()) else {
             self.after(30 * MS, Ev::TxnStep { txn, step: Step::CommitTs });
             return;
         };

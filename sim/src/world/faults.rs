@@ -261,6 +261,7 @@ impl World {
             self.after(200 * MS, Ev::Look);
             return;
         }
+        self.pass_the_time();
         self.judge_held();
         let over = self.client.running == 0 && self.tidb.as_ref().is_none_or(|tidb| tidb.is_over());
         if over && self.target.is_none() {
@@ -269,7 +270,7 @@ impl World {
         if self.target.is_some_and(|target| self.converged(target)) {
             self.final_checks();
             self.finished = true;
-        } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS + self.patience()) * MS {
+        } else if self.now > (self.plan.config.horizon_ms + CONVERGE_MS) * MS {
             let closing = self.pumps.iter().filter_map(|p| p.proc.as_ref()).any(|p| p.pump.status().closing.is_some());
             let oracle = if closing {
                 "V3"
@@ -282,16 +283,6 @@ impl World {
         } else {
             self.after(100 * MS, Ev::Look);
         }
-    }
-
-    /// Ten minutes more, in virtual milliseconds, for prewrites of which TiKV has no trace and whose client sent no R (rules 1).
-    fn patience(&mut self) -> u64 {
-        let after = CONVERGE_MS * MS + self.plan.config.horizon_ms * MS;
-        if self.now <= after {
-            return 0;
-        }
-        self.waited |= self.waits_for_absence();
-        if self.waited { binlog_core::pump::verdict::ABSENT_AFTER_MS } else { 0 }
     }
 
     fn converged(&self, target: u64) -> bool {

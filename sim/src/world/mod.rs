@@ -89,8 +89,10 @@ pub struct World {
     pub allocated: BTreeMap<u64, Allocated>,
     /// Start → the Pump in whose log a verdict says that it was rolled back.
     judged_rolled_back: BTreeMap<u64, usize>,
-    /// Convergence had to wait for a prewrite without any trace.
-    waited: bool,
+    /// When TiKV was first seen to know about a prewrite that holds a watermark, once faults are over.
+    evidence: BTreeMap<u64, u64>,
+    /// Time that passed in which nothing happened, and when the world woke from it.
+    slept: (u64, u64),
     /// TiKV does not answer Pumps until then.
     tikv_down: u64,
     /// So many answers of TiKV and PD to Pumps are lost.
@@ -135,7 +137,8 @@ impl World {
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
             judged_rolled_back: BTreeMap::new(),
-            waited: false,
+            evidence: BTreeMap::new(),
+            slept: (0, 0),
             tikv_down: 0,
             lose_verdict: 0,
             stopping: BTreeMap::new(),

@@ -66,6 +66,8 @@ pub struct PumpNode {
 pub struct Proc {
     pub pump: Pump,
     born: u64,
+    /// What its clock went on while the whole world slept.
+    pub slept: u64,
     armed: u64,
     log: BTreeMap<u64, VecDeque<(OpId, LogOp)>>,
     index: VecDeque<(OpId, IndexOp)>,
@@ -119,8 +121,8 @@ impl PumpNode {
     }
 
     fn mono(&self, now: u64) -> MonoTime {
-        let born = self.proc.as_ref().map_or(now, |p| p.born);
-        MonoTime::from_nanos((now - born) / 1000 * self.rate)
+        let lived = self.proc.as_ref().map_or(0, |p| now - p.born + p.slept);
+        MonoTime::from_nanos(lived / 1000 * self.rate)
     }
 
     pub fn reason(&self) -> String {
@@ -181,6 +183,7 @@ impl World {
         pump.proc = Some(Proc {
             pump: Pump::new(config),
             born: now,
+            slept: 0,
             armed: u64::MAX,
             log: BTreeMap::new(),
             index: VecDeque::new(),
@@ -276,7 +279,7 @@ impl World {
         let Some(proc) = &mut pump.proc else { return };
         if let Some(deadline) = proc.pump.next_deadline() {
             let at = proc.born + deadline.nanos().div_ceil(rate) * 1000;
-            let at = at.max(self.now + 1000);
+            let at = at.saturating_sub(proc.slept).max(self.now + 1000);
             if proc.armed != at {
                 proc.armed = at;
                 self.events.push(at, Ev::PumpTick { node, inc, at });

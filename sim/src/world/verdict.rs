@@ -219,15 +219,21 @@ impl World {
 
     /// Liveness, once faults are over: how long a Pump may hold its watermark for one prewrite.
     pub(super) fn judge_held(&mut self) {
-        let healed = self.now.saturating_sub(self.plan.config.horizon_ms * MS) / MS;
+        let healed = self.now.saturating_sub(self.plan.config.horizon_ms * MS) / MS + self.slept.0;
         for node in 0..self.pumps.len() {
             let pump = &self.pumps[node];
             let status = pump.proc.as_ref().filter(|_| !pump.rotten).map(|p| p.pump.status());
             let Some((start, held)) = status.filter(|s| s.read_only.is_none()).and_then(|s| s.oldest_undecided) else {
                 continue;
             };
-            let bound = if self.has_evidence(start.raw()) { ANSWERED_MS } else { ABSENT_AFTER_MS + ANSWERED_MS };
-            if held.min(healed) > bound {
+            let held = held.min(healed);
+            let (held, bound) = if self.has_evidence(start.raw()) {
+                let since = *self.evidence.entry(start.raw()).or_insert(self.now);
+                (held.min((self.now - since) / MS), ANSWERED_MS)
+            } else {
+                (held, ABSENT_AFTER_MS + ANSWERED_MS)
+            };
+            if held > bound {
                 let text =
                     format!("pump {node} holds its watermark for start {start} after {bound} ms: {}", self.reasons());
                 self.violate("V2", text);
@@ -235,8 +241,29 @@ impl World {
         }
     }
 
+    /// A prewrite of which TiKV has no trace is believed to be lost after ten minutes (rules 1). The world sleeps through them:
+    /// every clock goes on, nothing else happens.
+    pub(super) fn pass_the_time(&mut self) {
+        let (slept, woke) = self.slept;
+        if self.now < woke.max(self.plan.config.horizon_ms * MS) + AWAKE_MS * MS || !self.waits_for_absence() {
+            return;
+        }
+        self.note(|| "ten minutes pass".to_owned());
+        self.line(Weight::Short, "plan", || "ten minutes pass".to_owned());
+        self.slept = (slept + SLEEP_MS, self.now);
+        self.pd.jump(SLEEP_MS);
+        for node in 0..self.pumps.len() {
+            let pump = &mut self.pumps[node];
+            let inc = pump.inc;
+            if let Some(proc) = &mut pump.proc {
+                proc.slept += SLEEP_MS * MS;
+                self.pump_input(node, inc, Input::Tick);
+            }
+        }
+    }
+
     /// Whether a Pump waits for something of which TiKV has no trace.
-    pub(super) fn waits_for_absence(&mut self) -> bool {
+    fn waits_for_absence(&mut self) -> bool {
         (0..self.pumps.len()).any(|node| {
             let proc = self.pumps[node].proc.as_ref();
             let oldest = proc.and_then(|p| p.pump.status().oldest_undecided);
@@ -256,3 +283,8 @@ impl World {
 
 /// The longest pause between two questions is 30 s; the answers and an operator take a few seconds more.
 const ANSWERED_MS: u64 = 60_000;
+/// Ten minutes, also by a slow host's clock.
+const SLEEP_MS: u64 = 640_000;
+/// How long the world is awake before it sleeps (again): the longest pause between two questions about an absent transaction,
+/// and the answers.
+const AWAKE_MS: u64 = 15_000;
