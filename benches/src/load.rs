@@ -66,6 +66,16 @@ impl Measured {
 pub struct Load {
     pub cluster: Arc<Shared>,
     pub payloads: Payloads,
+    /// Where each measured commit is noted, for who waits for it at the other end.
+    pub commits: Option<Arc<Mutex<Vec<Committed>>>>,
+}
+
+/// One C.
+#[derive(Debug, Clone, Copy)]
+pub struct Committed {
+    pub commit_ts: u64,
+    pub sent: Instant,
+    pub acknowledged: Instant,
 }
 
 /// What the writers of one stretch share.
@@ -122,17 +132,24 @@ impl Run {
     }
 
     async fn write(&self, connection: &PumpWriter, intended: Instant) -> Result<(u64, [Duration; 2])> {
-        let Load { cluster, payloads } = &self.load;
+        let Load { cluster, payloads, commits } = &self.load;
         let id = ClusterId::new(cluster.cluster_id());
         let start_ts = timestamp(cluster)?;
         let prewrite = payloads.prewrite(start_ts);
         let mut accepted = prewrite.len() as u64;
         connection.write(id, prewrite).await.context("P")?;
         let acknowledged = Instant::now();
-        let commit = payloads.commit(start_ts, timestamp(cluster)?);
+        let commit_ts = timestamp(cluster)?;
+        let commit = payloads.commit(start_ts, commit_ts);
         accepted += commit.len() as u64;
+        let sent = Instant::now();
         connection.write(id, commit).await.context("C")?;
-        Ok((accepted, [acknowledged - intended, acknowledged.elapsed()]))
+        let ended = Instant::now();
+        if let Some(commits) = commits.as_ref().filter(|_| self.phase() == MEASURED) {
+            let committed = Committed { commit_ts, sent, acknowledged: ended };
+            commits.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
+        }
+        Ok((accepted, [acknowledged - intended, ended - acknowledged]))
     }
 
     /// Measures `seconds` after `warm`; then the writers are told to stop.
@@ -163,7 +180,7 @@ impl Run {
 }
 
 /// PD's clock, without the way to PD: what is measured is the Pump.
-fn timestamp(cluster: &Shared) -> Result<u64> {
+pub fn timestamp(cluster: &Shared) -> Result<u64> {
     let (physical, logical) = cluster.tso().get(1).context("the stand-in's clock stands still")?;
     Ok((physical.cast_unsigned() << 18) + logical.cast_unsigned())
 }

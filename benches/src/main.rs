@@ -1,17 +1,22 @@
 //! `bench-pump`: how fast the Pump takes binlogs, beside the limits of the machine (docs/benchmarks.md).
 //!
-//! `rounds` decides what is measured in which order; `load` generates, `servers` are the measured processes, `disk` is the plain
-//! loop of append and fdatasync, `procfs` and `stats` count, `report` prints.
+//! `rounds` decides what is measured in which order, `recycled` and `streams` hold its later parts; `load` generates, `pull` reads,
+//! `servers` are the measured processes, `disk` is the plain loop of append and fdatasync, `plain` the one of read and send, `procfs`
+//! and `stats` count, `report` prints.
 
 mod disk;
 mod load;
 mod options;
 mod payload;
+mod plain;
 mod procfs;
+mod pull;
+mod recycled;
 mod report;
 mod rounds;
 mod servers;
 mod stats;
+mod streams;
 
 use anyhow::{Context, Result};
 use options::{HELP, Options};
@@ -34,6 +39,12 @@ async fn run() -> Result<()> {
         && command == servers::SERVE_EMPTY
     {
         return servers::serve_empty(address).await;
+    }
+    if let [command, address, dir, item] = arguments.as_slice()
+        && command == plain::SERVE_PLAIN
+    {
+        let item = item.parse().context("bytes of an item")?;
+        return plain::Plain { dir: dir.into(), item }.serve(address).await;
     }
     let Some(options) = Options::parse(arguments.into_iter())? else {
         println!("{HELP}");

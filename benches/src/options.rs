@@ -9,16 +9,20 @@ How fast the Pump takes binlogs on this machine. Starts the Pump (release build)
 transactions to it. In the same run, alternating with it, what the machine allows at best: a gRPC server that only answers,
 and a loop that writes batches of the same size and waits for fdatasync. The load generator shares the cores with all of them.
 
-  --quick            about a minute: 2 s per measurement, once each (without it: 8 s, three times)
+  --quick            about two minutes: 2 s per measurement, once each (without it: 8 s, three times)
   --seconds S        length of one measurement
   --rounds N         how often each is repeated, Pump and limits in turn; the table shows medians
   --connections N    gRPC connections at most (default 100); writers are spread over them
-  --only PART        closed, few, open or reopen; may be repeated (default: all)
+  --only PART        closed, few, open, recycled, live, history, memory or reopen; may be repeated (default: all)
   --size BYTES       payload of P; may be repeated (default 1024, 10240, 102400; open loop: 1024, 10240)
   --writers N        of the closed loop (default 1000)
-  --rate N           transactions per second of the open loop (default: half of what the closed loop reached)
+  --rate N           transactions per second of open loops (default: half of what the closed loop reached)
+  --history-mb N     log that is pulled from its beginning (default 256 with --quick, else 2048)
+  --segment-mb N     segments of the recycled phase (default 32 with --quick, else 128)
+  --gc DURATION      how long the Pump of the recycled phase keeps binlogs (default 1s)
   --reopen-mb N      log that a killed Pump is opened with (default 256 with --quick, else 2048)
-  --config TEXT      lines for the Pump's configuration file
+  --config TEXT      lines for the Pump's configuration file, before its first section
+  --storage TEXT     lines for its section [storage] (default: stop-write-at-available-space = \"1 gib\")
   --dir DIR          where the data goes (default: the directory for temporary files); needs about 20 GB, 4 GB with --quick
   --keep             leave the Pump's logs
 
@@ -35,7 +39,11 @@ pub struct Options {
     pub writers: usize,
     pub rate: Option<f64>,
     pub reopen_bytes: u64,
+    pub history_bytes: u64,
+    pub segment_bytes: u64,
+    pub gc: String,
     pub config: String,
+    pub storage: String,
     pub dir: Option<PathBuf>,
     pub keep: bool,
 }
@@ -45,6 +53,10 @@ pub enum Part {
     Closed,
     Few,
     Open,
+    Recycled,
+    Live,
+    History,
+    Memory,
     Reopen,
 }
 
@@ -63,7 +75,11 @@ impl Options {
             writers: 1000,
             rate: None,
             reopen_bytes: if quick { 256 << 20 } else { 2 << 30 },
-            config: "[storage]\nstop-write-at-available-space = \"1 gib\"\n".to_owned(),
+            history_bytes: if quick { 256 << 20 } else { 2 << 30 },
+            segment_bytes: if quick { 32 << 20 } else { 128 << 20 },
+            gc: "1s".to_owned(),
+            config: String::new(),
+            storage: "stop-write-at-available-space = \"1 gib\"".to_owned(),
             dir: None,
             keep: false,
         };
@@ -93,7 +109,11 @@ impl Options {
                 "--writers" => options.writers = number()? as usize,
                 "--rate" => options.rate = Some(number()?),
                 "--reopen-mb" => options.reopen_bytes = (number()? as u64) << 20,
+                "--history-mb" => options.history_bytes = (number()? as u64) << 20,
+                "--segment-mb" => options.segment_bytes = (number()? as u64) << 20,
+                "--gc" => options.gc = value,
                 "--config" => options.config = value,
+                "--storage" => options.storage = value,
                 "--dir" => options.dir = Some(value.into()),
                 _ => bail!("unknown option {flag}\n\n{HELP}"),
             }
@@ -113,8 +133,12 @@ impl Part {
             "closed" => Self::Closed,
             "few" => Self::Few,
             "open" => Self::Open,
+            "recycled" => Self::Recycled,
+            "live" => Self::Live,
+            "history" => Self::History,
+            "memory" => Self::Memory,
             "reopen" => Self::Reopen,
-            _ => bail!("--only {text}: closed, few, open or reopen"),
+            _ => bail!("--only {text}: closed, few, open, recycled, live, history, memory or reopen"),
         })
     }
 }

@@ -26,11 +26,14 @@ const REST: u64 = 120;
 /// The original on two cores that the load generator shared: 10 KB, 1,000 writers.
 const ORIGINAL_10K: f64 = 9_400.0;
 
-struct Bench<'a> {
-    options: &'a Options,
-    work: &'a Path,
-    cluster: Arc<Shared>,
+pub struct Bench<'a> {
+    pub options: &'a Options,
+    pub work: &'a Path,
+    pub cluster: Arc<Shared>,
 }
+
+/// Transactions per second of the closed loop by payload size; half of it is half load.
+pub type Reached = BTreeMap<usize, f64>;
 
 /// Everything that was measured of one workload, one entry for each round.
 #[derive(Default)]
@@ -67,6 +70,18 @@ pub async fn run(options: &Options, work: &Path) -> Result<()> {
     if options.wants(Part::Open) {
         bench.open_loop(&mut reached).await?;
     }
+    if options.wants(Part::Recycled) {
+        bench.recycled(&mut reached).await?;
+    }
+    if options.wants(Part::Live) {
+        bench.live(&mut reached).await?;
+    }
+    if options.wants(Part::History) {
+        bench.history().await?;
+    }
+    if options.wants(Part::Memory) {
+        bench.memory().await?;
+    }
     if options.wants(Part::Reopen) {
         bench.reopen().await?;
     }
@@ -74,21 +89,45 @@ pub async fn run(options: &Options, work: &Path) -> Result<()> {
 }
 
 impl Bench<'_> {
-    async fn pump(&self, name: &str) -> Result<Pump> {
+    pub async fn pump(&self, name: &str) -> Result<Pump> {
+        self.pump_with(name, "", "").await
+    }
+
+    /// With further lines of its configuration: `top` before the first section, `storage` in `[storage]`.
+    pub async fn pump_with(&self, name: &str, top: &str, storage: &str) -> Result<Pump> {
         let id = ClusterId::new(self.cluster.cluster_id());
-        Pump::start(self.work, name, &self.cluster.pd_url, id, &self.options.config).await
+        let Options { config, storage: own, .. } = self.options;
+        let text = format!("{top}\n{config}\n[storage]\n{storage}\n{own}\n");
+        Pump::start(self.work, name, &self.cluster.pd_url, id, &text).await
     }
 
-    fn load(&self, size: usize) -> Load {
-        Load { cluster: Arc::clone(&self.cluster), payloads: Payloads::of_size(size) }
+    pub async fn target(&self, pump: &Pump, writers: usize) -> Result<Target> {
+        Target::connect(&pump.address, self.options.connections.min(writers), pump.pid()).await
     }
 
-    fn sizes(&self, default: &[usize]) -> Vec<usize> {
+    pub fn load(&self, size: usize) -> Load {
+        Load { cluster: Arc::clone(&self.cluster), payloads: Payloads::of_size(size), commits: None }
+    }
+
+    /// Transactions per second that are half load; measured if nothing told them yet.
+    pub async fn half_load(&self, payload: usize, reached: &mut Reached) -> Result<f64> {
+        if let Some(rate) = self.options.rate {
+            return Ok(rate);
+        }
+        if let Some(closed) = reached.get(&payload) {
+            return Ok(closed / 2.0);
+        }
+        let row = self.closed_row(payload, self.options.writers, false).await?;
+        reached.insert(payload, row.rate());
+        Ok(row.rate() / 2.0)
+    }
+
+    pub fn sizes(&self, default: &[usize]) -> Vec<usize> {
         if self.options.sizes.is_empty() { default.to_vec() } else { self.options.sizes.clone() }
     }
 
     /// `reached`: transactions per second by payload size.
-    async fn closed_loop(&self, reached: &mut BTreeMap<usize, f64>) -> Result<()> {
+    async fn closed_loop(&self, reached: &mut Reached) -> Result<()> {
         let writers = self.options.writers;
         let mut speed = Table::new(&[
             "closed loop",
@@ -219,7 +258,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn open_loop(&self, reached: &mut BTreeMap<usize, f64>) -> Result<()> {
+    async fn open_loop(&self, reached: &mut Reached) -> Result<()> {
         let Options { seconds, warm, rounds, connections, .. } = *self.options;
         let mut table = Table::new(&[
             "open loop",
@@ -234,15 +273,7 @@ impl Bench<'_> {
         ]);
         for payload in self.sizes(&OPEN_SIZES) {
             let load = self.load(payload);
-            let rate = match (self.options.rate, reached.get(&payload)) {
-                (Some(rate), _) => rate,
-                (None, Some(closed)) => closed / 2.0,
-                (None, None) => {
-                    let row = self.closed_row(payload, self.options.writers, false).await?;
-                    reached.insert(payload, row.rate());
-                    row.rate() / 2.0
-                }
-            };
+            let rate = self.half_load(payload, reached).await?;
             let pump = self.pump(&format!("open-{payload}")).await?;
             let empty = Empty::start(self.work).await?;
             for writers in OPEN_WRITERS {
@@ -328,11 +359,11 @@ impl Row {
     }
 }
 
-fn median_of<T>(all: &[T], value: impl Fn(&T) -> f64) -> f64 {
+pub fn median_of<T>(all: &[T], value: impl Fn(&T) -> f64) -> f64 {
     median(&all.iter().map(value).collect::<Vec<_>>())
 }
 
-fn merged(all: &[Measured]) -> Histogram {
+pub fn merged(all: &[Measured]) -> Histogram {
     let mut calls = Histogram::default();
     all.iter().for_each(|measured| calls.merge(&measured.calls));
     calls

@@ -1,11 +1,12 @@
 //! The processes that are measured: the real Pump beside a stand-in for PD, and a gRPC server that does nothing.
 
+use crate::plain::SERVE_PLAIN;
 use anyhow::{Context, Result, bail};
 use binlog_cluster::generated::binlog::pump_server::{Pump as PumpService, PumpServer};
 use binlog_cluster::pump_client::PumpWriter;
 use binlog_core::ids::ClusterId;
 use binlog_core::proto::binlog::{PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
-use binlog_standin::process::{Process, free_port};
+use binlog_standin::process::{Process, free_port, http_get, http_post};
 use bytes::Bytes;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,17 @@ impl Pump {
         self.process.check()
     }
 
+    /// What `GET /status/pump` says.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let text = http_get(&self.address, "/status/pump").await?;
+        serde_json::from_str(&text).with_context(|| format!("/status/pump: {text}"))
+    }
+
+    /// Begins a round of GC.
+    pub async fn collect(&self) -> Result<()> {
+        http_post(&self.address, "/debug/gc/trigger").await.map(|_| ())
+    }
+
     /// SIGKILL and a new life; how long it took from the start of the process until it took a prewrite.
     pub async fn kill_and_reopen(&mut self) -> Result<Duration> {
         self.process.kill();
@@ -103,7 +115,7 @@ impl Drop for Pump {
     }
 }
 
-/// This program again, as the empty server.
+/// This program again, as a server that is a limit: `serve-empty` or `serve-plain`.
 pub struct Empty {
     pub address: String,
     process: Process,
@@ -114,11 +126,21 @@ pub const SERVE_EMPTY: &str = "serve-empty";
 
 impl Empty {
     pub async fn start(work: &Path) -> Result<Self> {
+        Self::start_as(work, SERVE_EMPTY, &[]).await
+    }
+
+    /// Sends the log of `pump`, read from beginning to end and cut into items of `item` bytes.
+    pub async fn start_plain(work: &Path, pump: &Pump, item: usize) -> Result<Self> {
+        let dir = pump.data.join("log").display().to_string();
+        Self::start_as(work, SERVE_PLAIN, &[dir, item.to_string()]).await
+    }
+
+    async fn start_as(work: &Path, what: &str, arguments: &[String]) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
-        command.args([SERVE_EMPTY, &address]);
-        let mut process = Process::start("empty server", &mut command, &work.join("empty.out"))?;
+        command.args([what, &address]).args(arguments);
+        let mut process = Process::start(what, &mut command, &work.join(format!("{what}.out")))?;
         process.wait_until("listens", READY, async || TcpStream::connect(&address).await.is_ok()).await?;
         Ok(Self { address, process })
     }

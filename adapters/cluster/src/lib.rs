@@ -15,6 +15,7 @@
 pub mod cistern_service;
 pub mod error;
 pub mod pd;
+pub mod pull_call;
 pub mod pump_client;
 pub mod pump_service;
 pub mod receive_limit;

@@ -10,12 +10,13 @@
 //! A driver calls [`connect`] (or [`channel`]), serves [`PumpHandle::service`], and maps [`PumpEvent`]s to the machine's inputs.
 
 use crate::generated::binlog::pump_server::{Pump, PumpServer};
+use crate::pull_call::{PullCalls, meta_of};
 use crate::receive_limit::ReceiveLimit;
 use binlog_core::fault::Reject;
 use binlog_core::ids::{CommitTs, StreamId};
-use binlog_core::proto::binlog::{Entity, Meta, Pos, PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
+use binlog_core::proto::binlog::{Entity, Pos, PullBinlogReq, PullBinlogResp, WriteBinlogReq, WriteBinlogResp};
 use binlog_core::pump::effect::StreamItem;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -244,12 +245,12 @@ impl PumpHandle {
     /// The tonic service, with `limit` bytes for a received message (default of the configuration:
     /// [`crate::transport::UNLIMITED_MESSAGE`]).
     #[must_use]
-    pub fn service(&self, limit: usize) -> ReceiveLimit<PumpServer<Self>> {
+    pub fn service(&self, limit: usize) -> ReceiveLimit<PullCalls> {
         let server = PumpServer::new(self.clone())
             .max_decoding_message_size(limit)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip);
-        ReceiveLimit::new(server, limit)
+        ReceiveLimit::new(PullCalls::new(self.clone(), server, limit), limit)
     }
 
     /// One WriteBinlog call: returns with the acknowledgement.
@@ -265,6 +266,36 @@ impl PumpHandle {
         let (reply, answer) = oneshot::channel();
         self.request(PumpEvent::Write { cluster_id, payload, reply }).await?;
         answer.await.unwrap_or(Err(Reject::ShuttingDown))
+    }
+
+    /// One PullBinlogs call.
+    pub(crate) async fn pull(&self, request: PullBinlogReq) -> Result<PullItems, Status> {
+        let PullBinlogReq { cluster_id, start_from } = request;
+        let last = last_of(start_from)?;
+        let stream = StreamId::new(self.shared.next_stream.fetch_add(1, Ordering::Relaxed));
+        let (sender, items) = mpsc::unbounded_channel();
+        let outstanding = Arc::new(AtomicU64::new(0));
+        let credit = self.shared.credit;
+        let event = PumpEvent::PullOpen {
+            stream,
+            cluster_id,
+            last,
+            credit,
+            items: PullSender { items: sender, outstanding: Arc::clone(&outstanding), credit },
+        };
+        self.request(event).await.map_err(|reject| status(&reject))?;
+        // From here on dropping the stream, at whatever point, reports it as closed.
+        Ok(PullItems {
+            stream,
+            items,
+            batch: Vec::new().into_iter(),
+            outstanding,
+            taken: 0,
+            shared: Arc::clone(&self.shared),
+            over: false,
+            failed: false,
+            observer: self.observer.clone().map(|observer| (observer, Instant::now())),
+        })
     }
 
     async fn request(&self, event: PumpEvent) -> Result<(), Reject> {
@@ -290,32 +321,7 @@ impl Pump for PumpHandle {
     type PullBinlogsStream = PullStream;
 
     async fn pull_binlogs(&self, request: Request<PullBinlogReq>) -> Result<Response<PullStream>, Status> {
-        let PullBinlogReq { cluster_id, start_from } = request.into_inner();
-        let last = last_of(start_from)?;
-        let stream = StreamId::new(self.shared.next_stream.fetch_add(1, Ordering::Relaxed));
-        let (sender, items) = mpsc::unbounded_channel();
-        let outstanding = Arc::new(AtomicU64::new(0));
-        let credit = self.shared.credit;
-        let event = PumpEvent::PullOpen {
-            stream,
-            cluster_id,
-            last,
-            credit,
-            items: PullSender { items: sender, outstanding: Arc::clone(&outstanding), credit },
-        };
-        self.request(event).await.map_err(|reject| status(&reject))?;
-        // From here on dropping the stream, at whatever point, reports it as closed.
-        Ok(Response::new(PullStream {
-            stream,
-            items,
-            batch: Vec::new().into_iter(),
-            outstanding,
-            taken: 0,
-            shared: Arc::clone(&self.shared),
-            over: false,
-            failed: false,
-            observer: self.observer.clone().map(|observer| (observer, Instant::now())),
-        }))
+        self.pull(request.into_inner()).await.map(|items| Response::new(PullStream(items)))
     }
 }
 
@@ -332,9 +338,9 @@ pub(crate) fn status(reject: &Reject) -> Status {
     Status::unknown(reject.to_string())
 }
 
-/// The reply stream of one PullBinlogs call.
+/// The items of one PullBinlogs call.
 #[derive(Debug)]
-pub struct PullStream {
+pub struct PullItems {
     stream: StreamId,
     items: mpsc::UnboundedReceiver<Result<Vec<PullItem>, Reject>>,
     /// What is left of the batch that was received last.
@@ -349,7 +355,7 @@ pub struct PullStream {
     observer: Option<(Arc<dyn CallObserver>, Instant)>,
 }
 
-impl PullStream {
+impl PullItems {
     fn report(&mut self) {
         let bytes = std::mem::take(&mut self.taken);
         if bytes > 0 {
@@ -359,8 +365,8 @@ impl PullStream {
     }
 }
 
-impl Stream for PullStream {
-    type Item = Result<PullBinlogResp, Status>;
+impl Stream for PullItems {
+    type Item = Result<PullItem, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -375,7 +381,7 @@ impl Stream for PullStream {
         loop {
             if let Some(item) = this.batch.next() {
                 this.taken = this.taken.saturating_add(item.bytes());
-                return Poll::Ready(Some(Ok(response(item))));
+                return Poll::Ready(Some(Ok(item)));
             }
             match ready!(this.items.poll_recv(cx)) {
                 Some(Ok(items)) => this.batch = items.into_iter(),
@@ -393,7 +399,7 @@ impl Stream for PullStream {
     }
 }
 
-impl Drop for PullStream {
+impl Drop for PullItems {
     fn drop(&mut self) {
         // Closed first: whoever sees the signal must not see the stream open any more (`PumpInbox::wanted`).
         self.items.close();
@@ -404,29 +410,23 @@ impl Drop for PullStream {
     }
 }
 
-/// Field by field what the original sends: an empty position, no checksum, the timestamps beside the payload.
-fn response(item: PullItem) -> PullBinlogResp {
-    // Timestamps are int64 on the wire; a real one never reaches the sign bit.
-    let commit_ts = i64::try_from(item.commit_ts.raw()).unwrap_or(i64::MAX);
-    let [first, second] = item.payload;
-    let payload = if second.is_empty() {
-        first
-    } else if first.is_empty() {
-        second
-    } else {
-        let mut whole = BytesMut::with_capacity(first.len() + second.len());
-        whole.put_slice(&first);
-        whole.put_slice(&second);
-        whole.freeze()
-    };
-    PullBinlogResp {
-        entity: Some(Entity {
-            pos: Some(Pos::default()),
-            payload,
-            checksum: Bytes::new(),
-            meta: Some(Meta { start_ts: item.start_ts, commit_ts }),
-        }),
+/// The same as the generated service wants it; [`PullCalls`] sends without this detour.
+#[derive(Debug)]
+pub struct PullStream(PullItems);
+
+impl Stream for PullStream {
+    type Item = Result<PullBinlogResp, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.get_mut().0).poll_next(cx).map_ok(response)
     }
+}
+
+fn response(item: PullItem) -> PullBinlogResp {
+    let meta = Some(meta_of(&item));
+    let [first, second] = item.payload;
+    let payload = if second.is_empty() { first } else { [first, second].concat().into() };
+    PullBinlogResp { entity: Some(Entity { pos: Some(Pos::default()), payload, checksum: Bytes::new(), meta }) }
 }
 
 #[cfg(test)]
@@ -528,7 +528,7 @@ mod tests {
         let two = PullItem { payload: [Bytes::from_static(b"ab"), Bytes::from_static(b"c")], ..item(9, b"") };
         let entity = response(two).entity.unwrap();
         assert_eq!(entity.payload, "abc");
-        assert_eq!(entity.meta, Some(Meta { start_ts: 1, commit_ts: 9 }));
+        assert_eq!(entity.meta.map(|meta| (meta.start_ts, meta.commit_ts)), Some((1, 9)));
         assert_eq!(entity.pos, Some(Pos::default()));
     }
 }

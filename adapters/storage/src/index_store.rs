@@ -155,6 +155,8 @@ fn settings(options: IndexOptions, compression: DBCompressionType) -> Result<Opt
     settings.set_level_zero_stop_writes_trigger(options.stop_trigger);
     settings.set_target_file_size_base(options.file_bytes);
     settings.set_atomic_flush(true);
+    // A file that is written at once at its end holds up whoever syncs on the same file system meanwhile: the log.
+    settings.set_bytes_per_sync(BYTES_PER_SYNC);
     settings.set_max_open_files(MAX_OPEN_FILES);
     settings.set_keep_log_file_num(2);
     settings.set_log_level(LogLevel::Warn);
@@ -213,8 +215,6 @@ fn fault(error: rocksdb::Error) -> IoFault {
     if text.contains("No space left on device") { IoFault::NoSpace(text) } else { IoFault::Other(text) }
 }
 
-/// One false positive in a hundred.
-const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// `None`: a range.
 fn key_of(change: &Change) -> Option<&Bytes> {
     match change {
@@ -223,7 +223,11 @@ fn key_of(change: &Change) -> Option<&Bytes> {
     }
 }
 
+/// One false positive in a hundred.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Part of a memtable that its filter may take.
 const MEMTABLE_FILTER_PART: f64 = 0.03;
+/// Bytes of a table file after which writing them out begins: some milliseconds of a disk.
+const BYTES_PER_SYNC: u64 = 512 << 10;
 /// Descriptors of table files; the rest of the process's limit is for slots and connections.
 const MAX_OPEN_FILES: i32 = 256;

@@ -71,4 +71,7 @@ impl Pump for Plain {
     }
 }
 
+/// The argument that makes this program the plain server.
+pub const SERVE_PLAIN: &str = "serve-plain";
+
 const PIECE: usize = 512 << 10;
