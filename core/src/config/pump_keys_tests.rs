@@ -57,6 +57,7 @@ storage.kv_chan_cap                      -                    -1                
 storage.slow_write_threshold             -                    0.5                      slow_write_ms: 500
 storage.slow_write_threshold             -                    2                        slow_write_ms: 2000
 storage.slow_write_threshold             -                    -1                       slow_write_ms: 1000
+fake-on-demand-interval                  -                    250                      fake_on_demand_ms: 250
 storage.kv.block-cache-capacity          -                    8388608                  cache_bytes: Some(8388608)
 storage.kv.block-cache-capacity          -                    0                        cache_bytes: None
 storage.kv.block-restart-interval        -                    16                       restart_interval: Some(16)
