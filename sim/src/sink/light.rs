@@ -45,6 +45,8 @@ impl Downstream {
     pub fn run(&mut self, op: &SinkOp, rng: &mut Rng) -> Result<SinkReply, SinkError> {
         let way = next_way(&mut self.ways, op);
         let waits = match (op, &self.limbo) {
+            // Who opens waits for the checkpoint row, which a save holds until its session ends.
+            (SinkOp::Open, Some(SinkOp::Save { .. })) => true,
             (SinkOp::Open | SinkOp::Close, _) | (_, None) => false,
             // A COMMIT of the checkpoint holds no lock that a data transaction needs.
             (SinkOp::Apply { .. } | SinkOp::Ddl { .. }, Some(SinkOp::Save { .. })) => rng.percent(30),

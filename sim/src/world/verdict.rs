@@ -13,7 +13,7 @@ use crate::plan::{Action, Kind};
 use crate::trace::Weight;
 use binlog_core::fault::{IoFault, Reject};
 use binlog_core::ids::{CommitTs, OpId, StartTs, WriteId};
-use binlog_core::proto::kvrpcpb::{CheckTxnStatusRequest, MvccGetByKeyResponse};
+use binlog_core::proto::kvrpcpb::{CheckTxnStatusRequest, CheckTxnStatusResponse, MvccGetByKeyResponse};
 use binlog_core::pump::input::{GcHeld, Input};
 use binlog_core::pump::verdict::{ABSENT_AFTER_MS, Verdict};
 use binlog_core::time::Tso;
@@ -73,7 +73,7 @@ impl World {
                 Input::MvccDone { op, result }
             }
             Ask::Status { op, request } => {
-                let reply = (!before).then(|| self.check_status(&request)).unwrap_or_default();
+                let reply = if before { CheckTxnStatusResponse::default() } else { self.check_status(&request) };
                 let result = if fails { Err(lost(op).1) } else { Ok(reply) };
                 Input::TxnStatusDone { op, result }
             }
@@ -101,7 +101,7 @@ impl World {
         self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
     }
 
-    fn check_status(&mut self, request: &CheckTxnStatusRequest) -> binlog_core::proto::kvrpcpb::CheckTxnStatusResponse {
+    fn check_status(&mut self, request: &CheckTxnStatusRequest) -> CheckTxnStatusResponse {
         let CheckTxnStatusRequest { primary_key, lock_ts, current_ts, rollback_if_not_exist, .. } = request;
         let status = self.kv().check_txn_status(primary_key, *lock_ts, *current_ts, *rollback_if_not_exist);
         let reply = wire::status(primary_key, *lock_ts, status.clone());
