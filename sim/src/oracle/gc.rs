@@ -26,8 +26,8 @@ pub struct GcWatch {
     pending: Option<Pending>,
     /// A GC record that was written and not judged yet.
     fresh: Option<(u64, u64)>,
-    /// The last one that was judged: recovery may copy it.
-    judged: (u64, u64),
+    /// Those that were judged: recovery may copy the last, synced or not.
+    judged: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -168,8 +168,8 @@ impl GcWatch {
 
     /// The GC record that was written since the last call: it is to be judged. Not again when recovery copies it.
     pub fn take_fresh(&mut self) -> Option<(u64, u64)> {
-        let fresh = self.fresh.take().filter(|fresh| *fresh != self.judged && *fresh != (self.point, self.first))?;
-        self.judged = fresh;
+        let fresh = self.fresh.take().filter(|fresh| !self.judged.contains(fresh) && *fresh != (self.point, self.first))?;
+        self.judged.insert(fresh);
         Some(fresh)
     }
 
