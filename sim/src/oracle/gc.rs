@@ -26,8 +26,8 @@ pub struct GcWatch {
     pending: Option<Pending>,
     /// A GC record that was written and not judged yet.
     fresh: Option<(u64, u64)>,
-    /// The last one that was judged: recovery may copy it.
-    judged: (u64, u64),
+    /// Those that were judged: recovery may copy the last, synced or not.
+    judged: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -168,13 +168,14 @@ impl GcWatch {
 
     /// The GC record that was written since the last call: it is to be judged. Not again when recovery copies it.
     pub fn take_fresh(&mut self) -> Option<(u64, u64)> {
-        let fresh = self.fresh.take().filter(|fresh| *fresh != self.judged)?;
-        self.judged = fresh;
+        let fresh = self.fresh.take().filter(|fresh| !self.judged.contains(fresh) && *fresh != (self.point, self.first))?;
+        self.judged.insert(fresh);
         Some(fresh)
     }
 
     /// G1, G2: this record may be written, and what it frees may go.
-    pub fn judges(&self, (point, first): (u64, u64), bounds: &Bounds) -> Judged {
+    /// `is_indexed`: whether the index has this commit of this start (a late duplicate is not, and needs no prewrite).
+    pub fn judges(&self, (point, first): (u64, u64), bounds: &Bounds, is_indexed: impl Fn(u64, u64) -> bool) -> Judged {
         if point < self.point || first < self.first {
             return Err((
                 "G1",
@@ -206,7 +207,7 @@ impl GcWatch {
                     C | VERDICT_C if *commit > point => return err(format!("it holds commit {commit}")),
                     P if prewrites.insert(*start) => match self.decided.get(start) {
                         None => return err(format!("the prewrite of start {start} is undecided")),
-                        Some(commit) if *commit > point => {
+                        Some(commit) if *commit > point && is_indexed(*commit, *start) => {
                             return err(format!("the prewrite of start {start} belongs to commit {commit}"));
                         }
                         Some(_) => {}
@@ -279,17 +280,17 @@ mod tests {
         let mut watch = log();
         let bounds = Bounds { watermark: 100, age: 50, checkpoint: Some(40), flushed: (2, 0) };
         let fails = |watch: &GcWatch, record, bounds: &Bounds, text: &str| {
-            let broken = watch.judges(record, bounds).unwrap_err();
+            let broken = watch.judges(record, bounds, |_, _| true).unwrap_err();
             assert!(broken.1.contains(text), "{broken:?}");
         };
-        assert_eq!(watch.judges((30, 1), &bounds), Ok(()));
+        assert_eq!(watch.judges((30, 1), &bounds, |_, _| true), Ok(()));
         fails(&watch, (30, 2), &bounds, "start 12 is undecided");
         let records: [(u64, Name, &[u8]); 1] = [(30, (C, 12, 31), b"")];
         watch.batch(B, 40, records.into_iter());
         fails(&watch, (30, 2), &bounds, "start 12 is undecided");
         watch.synced(B);
         fails(&watch, (30, 2), &bounds, "belongs to commit 31");
-        assert_eq!(watch.judges((31, 2), &bounds), Ok(()));
+        assert_eq!(watch.judges((31, 2), &bounds, |_, _| true), Ok(()));
         fails(&watch, (31, 3), &bounds, "it is the active one");
         fails(&watch, (31, 2), &Bounds { flushed: (1, 19), ..bounds }, "flushed index");
         fails(&watch, (41, 1), &bounds, "passes the Drainer's checkpoint");

@@ -219,7 +219,11 @@ impl World {
         let flushed = pump.kv.flushed(key::META_INDEXED_END).map_or((0, 0), |raw| (number(raw, 0), number(raw, 8)));
         let stored = pump.kv.visible.get(key::META_WATERMARK).map_or(0, |raw| number(raw, 0));
         let bounds = Bounds { watermark: stored, age: Tso::compose(kept, 0).raw(), checkpoint, flushed };
-        let judged = pump.view.gc.judges(fresh, &bounds).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
+        let judged = pump
+            .view
+            .gc
+            .judges(fresh, &bounds, |ts, start| indexes(&pump.kv, ts, start))
+            .map_err(|(o, text)| (o, format!("pump {node}: {text}")));
         let frees = fresh.1 > pump.view.gc.first;
         self.note(|| format!("gc record{}", if frees { " that frees segments" } else { "" }));
         self.judge(judged);
