@@ -46,8 +46,7 @@ impl Txn {
     fn p(&self) -> Bytes {
         let (key, value) = (Some(self.key.clone().into()), Some(self.rows.clone().into()));
         let start_ts = self.start_ts;
-        let binlog =
-            Binlog { tp: PREWRITE, start_ts, prewrite_key: key, prewrite_value: value, ..Binlog::default() };
+        let binlog = Binlog { tp: PREWRITE, start_ts, prewrite_key: key, prewrite_value: value, ..Binlog::default() };
         binlog.encode_to_vec().into()
     }
 
