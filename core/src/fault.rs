@@ -105,3 +105,27 @@ pub enum Fault {
     #[error("schema: {0}")]
     Schema(String),
 }
+
+impl Fault {
+    /// Its kind, for counting: `binlog_pump_faults_total{kind}`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::LogUnreadable { .. } => "log_unreadable",
+            Self::Undecidable { .. } => "undecidable",
+            Self::Claimed(_) => "claimed",
+            Self::LogDamaged { .. } => "log_damaged",
+            Self::WriteFailed { .. } => "write_failed",
+            Self::LogBehindIndex { .. } => "log_behind_index",
+            Self::AssumptionBroken { .. } => "assumption_broken",
+            Self::PayloadMismatch { .. } => "payload_mismatch",
+            Self::Index(_) => "index",
+            Self::LateItem { .. } => "late_item",
+            Self::BadBinlog { .. } => "bad_binlog",
+            Self::Source { .. } => "source",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::Sink(_) => "sink",
+            Self::Schema(_) => "schema",
+        }
+    }
+}

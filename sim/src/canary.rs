@@ -1,6 +1,8 @@
 //! Canaries: one-line mutations that the oracles must catch; an oracle that cannot fail is not trusted (invariants 2). Those of
 //! the machines are compiled into `binlog-core` by the feature `canary`; those of the ports are ours.
 
+use crate::plan::Profile;
+
 #[cfg(feature = "canary")]
 pub use binlog_core::canary::Canary as CoreCanary;
 
@@ -14,16 +16,19 @@ pub enum PortCanary {
     StaleGenerationTrusted,
     /// Worlds with rows: the last statement of a batch is not carried out.
     LoseStatement,
+    /// Rules 4: the commit timestamp is fixed before P is acknowledged.
+    AsyncCommitOn,
 }
 
 impl PortCanary {
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::SkipDirectorySync, "skip-directory-sync"),
         (Self::TwoFamiliesFlushedApart, "two-families-flushed-apart"),
         (Self::InsertRecordLast, "insert-record-last"),
         (Self::DeleteRecordUnchecked, "delete-record-unchecked"),
         (Self::StaleGenerationTrusted, "stale-generation-trusted"),
         (Self::LoseStatement, "lose-statement"),
+        (Self::AsyncCommitOn, "async-commit-on"),
     ];
 }
 
@@ -41,15 +46,19 @@ impl Canary {
     pub fn all() -> Vec<(Self, &'static str)> {
         let ports = PortCanary::ALL.iter().map(|(c, name)| (Self::Port(*c), *name));
         #[cfg(feature = "canary")]
-        let core = CoreCanary::ALL.iter().filter(|(_, name)| !IN_CORE.contains(name));
-        #[cfg(feature = "canary")]
-        let ports = ports.chain(core.map(|(c, name)| (Self::Core(*c), *name)));
+        let ports = ports.chain(CoreCanary::ALL.iter().map(|(c, name)| (Self::Core(*c), *name)));
         ports.collect()
     }
 
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|(_, n)| *n == name).map(|(c, _)| c)
+    }
+
+    /// The profile whose plans meet this mutation soonest.
+    #[must_use]
+    pub fn profile(name: &str) -> Profile {
+        if OF_GC.contains(&name) { Profile::Gc } else { Profile::Swarm }
     }
 
     #[must_use]
@@ -62,9 +71,8 @@ impl Canary {
     }
 }
 
-/// Mutations of GC: the plans here are too short for it. The tests of core catch them (`pump::tests::gc_canary`).
-#[cfg(feature = "canary")]
-const IN_CORE: [&str; 6] = [
+/// Mutations of GC: those show in the profile of that name first.
+const OF_GC: [&str; 6] = [
     "recycle-before-gc-record",
     "free-beyond-flushed-end",
     "reserve-used-by-p",

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const PAGE: usize = 4096;
+/// Bytes of a disk that nobody fills.
+pub const UNLIMITED: u64 = 1 << 40;
 
 #[derive(Debug, Default, Clone)]
 pub struct File {
@@ -35,6 +37,8 @@ pub struct VirtualDisk {
     pub armed: Armed,
     /// The port forgets to sync the directory (canary).
     pub skip_directory_sync: bool,
+    /// All files together may become this large.
+    pub capacity: u64,
 }
 
 /// Faults armed by actions of the plan; each counts down on the next fitting operation.
@@ -58,6 +62,7 @@ impl VirtualDisk {
             rng,
             armed: Armed::default(),
             skip_directory_sync: false,
+            capacity: UNLIMITED,
         }
     }
 
@@ -90,6 +95,9 @@ impl VirtualDisk {
             }
             LogOp::Remove { slot } => {
                 let fail = take(&mut self.armed.create);
+                if fail && self.rng.percent(50) {
+                    return Err(injected("remove"));
+                }
                 let file = self.files.remove(slot).ok_or_else(|| IoFault::NotFound(slot.to_string()))?;
                 if fail || self.skip_directory_sync {
                     self.undead.insert(*slot, file);
@@ -108,10 +116,26 @@ impl VirtualDisk {
         }
     }
 
+    /// Bytes that files can still grow by.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.used())
+    }
+
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.files.values().map(|file| file.visible.len() as u64).sum()
+    }
+
     fn write(&mut self, slot: SlotId, from: usize, parts: &[Bytes]) -> Result<LogReply, IoFault> {
         let full: usize = parts.iter().map(Bytes::len).sum();
+        let free = self.free();
         let file = self.files.get_mut(&slot).ok_or_else(|| IoFault::NotFound(slot.to_string()))?;
-        let no_space = self.armed.no_space && from + full > file.visible.len();
+        let grows = (from + full).saturating_sub(file.visible.len());
+        if grows as u64 > free {
+            return Err(IoFault::NoSpace("the disk is full".to_owned()));
+        }
+        let no_space = self.armed.no_space && grows > 0;
         let mut len = full;
         let fail = if take(&mut self.armed.write) {
             len = 0;

@@ -67,6 +67,12 @@ impl SimKv {
         })
     }
 
+    /// A value as a power loss would leave it.
+    #[must_use]
+    pub fn flushed(&self, key: &[u8]) -> Option<&Bytes> {
+        self.durable.get(key)
+    }
+
     /// The process dies: some prefix of what was not flushed stays.
     pub fn crash(&mut self) {
         let batches = std::mem::take(&mut self.unflushed);

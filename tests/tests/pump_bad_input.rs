@@ -137,10 +137,11 @@ async fn what_stops_the_start_is_named() {
     fails(node("size", "[storage]\nsegment-size = \"4 parsec\"\n"), 1, &["segment-size", "unknown unit"]).await;
     fails(node("toml", "[storage\n"), 1, &["toml.toml"]).await;
 
-    // A directory of the original.
+    // In the place of the original's value logs.
     let bad = node("original", CONFIG);
-    fs::create_dir_all(bad.data.join("value")).unwrap();
-    fails(bad, 1, &["original's Pump", "not supported yet"]).await;
+    fs::create_dir_all(&bad.data).unwrap();
+    fs::write(bad.data.join("value"), "").unwrap();
+    fails(bad, 1, &["original's value logs", "value"]).await;
 
     // It waits for PD, holding its directory and its port.
     let mut first = node("first", CONFIG);

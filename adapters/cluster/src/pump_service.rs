@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use std::vec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -101,10 +102,20 @@ pub const PULL_CREDIT: u64 = 4 << 20;
 /// Taken bytes are reported in steps of this part of the credit, so that small items do not make an event each.
 const CREDIT_STEPS: u64 = 8;
 
+/// Is told of each call that ended. Must not block.
+pub trait CallObserver: std::fmt::Debug + Send + Sync + 'static {
+    /// A WriteBinlog call with a payload of `bytes` was answered. A call that its client gave up is not.
+    fn write_ended(&self, bytes: usize, result: &Result<(), Reject>, took: Duration);
+
+    /// A PullBinlogs stream is over.
+    fn pull_ended(&self, failed: bool, lived: Duration);
+}
+
 /// The service's end; clones are the same Pump.
 #[derive(Debug, Clone)]
 pub struct PumpHandle {
     shared: Arc<Shared>,
+    observer: Option<Arc<dyn CallObserver>>,
 }
 
 #[derive(Debug)]
@@ -171,7 +182,7 @@ pub fn channel(credit: u64) -> (PumpHandle, PumpInbox) {
 #[must_use]
 pub fn connect(credit: u64, outlet: impl Outlet) -> PumpHandle {
     let shared = Shared { outlet: Box::new(outlet), next_stream: AtomicU64::new(1), credit: credit.max(1) };
-    PumpHandle { shared: Arc::new(shared) }
+    PumpHandle { shared: Arc::new(shared), observer: None }
 }
 
 impl PumpInbox {
@@ -224,6 +235,12 @@ fn wanted(event: &PumpEvent) -> bool {
 }
 
 impl PumpHandle {
+    /// Calls of what comes from here are measured.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn CallObserver>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
     /// The tonic service, with `limit` bytes for a received message (default of the configuration:
     /// [`crate::transport::UNLIMITED_MESSAGE`]).
     #[must_use]
@@ -236,23 +253,27 @@ impl PumpHandle {
     }
 
     /// One WriteBinlog call: returns with the acknowledgement.
-    pub(crate) async fn write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Status> {
-        let (reply, answer) = oneshot::channel();
-        self.request(PumpEvent::Write { cluster_id, payload, reply }).await?;
-        match answer.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(reject)) => Err(status(&reject)),
-            Err(_) => Err(status(&Reject::ShuttingDown)),
-        }
+    pub(crate) async fn write(&self, cluster_id: u64, payload: Bytes) -> Result<(), Reject> {
+        let Some(observer) = &self.observer else { return self.hand_in(cluster_id, payload).await };
+        let (bytes, begun) = (payload.len(), Instant::now());
+        let result = self.hand_in(cluster_id, payload).await;
+        observer.write_ended(bytes, &result, begun.elapsed());
+        result
     }
 
-    async fn request(&self, event: PumpEvent) -> Result<(), Status> {
+    async fn hand_in(&self, cluster_id: u64, payload: Bytes) -> Result<(), Reject> {
+        let (reply, answer) = oneshot::channel();
+        self.request(PumpEvent::Write { cluster_id, payload, reply }).await?;
+        answer.await.unwrap_or(Err(Reject::ShuttingDown))
+    }
+
+    async fn request(&self, event: PumpEvent) -> Result<(), Reject> {
         let taken = match self.shared.outlet.try_request(event) {
             Ok(()) => true,
             Err(TrySendError::Full(event)) => self.shared.outlet.request(event).await,
             Err(TrySendError::Closed(_)) => false,
         };
-        if taken { Ok(()) } else { Err(status(&Reject::ShuttingDown)) }
+        if taken { Ok(()) } else { Err(Reject::ShuttingDown) }
     }
 }
 
@@ -260,8 +281,10 @@ impl PumpHandle {
 impl Pump for PumpHandle {
     async fn write_binlog(&self, request: Request<WriteBinlogReq>) -> Result<Response<WriteBinlogResp>, Status> {
         let WriteBinlogReq { cluster_id, payload } = request.into_inner();
-        self.write(cluster_id, payload).await?;
-        Ok(Response::new(WriteBinlogResp::default()))
+        match self.write(cluster_id, payload).await {
+            Ok(()) => Ok(Response::new(WriteBinlogResp::default())),
+            Err(reject) => Err(status(&reject)),
+        }
     }
 
     type PullBinlogsStream = PullStream;
@@ -280,7 +303,7 @@ impl Pump for PumpHandle {
             credit,
             items: PullSender { items: sender, outstanding: Arc::clone(&outstanding), credit },
         };
-        self.request(event).await?;
+        self.request(event).await.map_err(|reject| status(&reject))?;
         // From here on dropping the stream, at whatever point, reports it as closed.
         Ok(Response::new(PullStream {
             stream,
@@ -290,6 +313,8 @@ impl Pump for PumpHandle {
             taken: 0,
             shared: Arc::clone(&self.shared),
             over: false,
+            failed: false,
+            observer: self.observer.clone().map(|observer| (observer, Instant::now())),
         }))
     }
 }
@@ -303,7 +328,7 @@ fn last_of(start_from: Option<Pos>) -> Result<CommitTs, Status> {
 }
 
 /// What the wire sees of a refusal: UNKNOWN and the text.
-fn status(reject: &Reject) -> Status {
+pub(crate) fn status(reject: &Reject) -> Status {
     Status::unknown(reject.to_string())
 }
 
@@ -319,6 +344,9 @@ pub struct PullStream {
     taken: u64,
     shared: Arc<Shared>,
     over: bool,
+    failed: bool,
+    /// And when it began.
+    observer: Option<(Arc<dyn CallObserver>, Instant)>,
 }
 
 impl PullStream {
@@ -353,6 +381,7 @@ impl Stream for PullStream {
                 Some(Ok(items)) => this.batch = items.into_iter(),
                 Some(Err(reject)) => {
                     this.over = true;
+                    this.failed = true;
                     return Poll::Ready(Some(Err(status(&reject))));
                 }
                 None => {
@@ -369,6 +398,9 @@ impl Drop for PullStream {
         // Closed first: whoever sees the signal must not see the stream open any more (`PumpInbox::wanted`).
         self.items.close();
         self.shared.outlet.signal(PumpEvent::PullClosed { stream: self.stream });
+        if let Some((observer, begun)) = &self.observer {
+            observer.pull_ended(self.failed, begun.elapsed());
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Called by `server` for each HTTP/2 request.
 
-use crate::pump_service::PumpHandle;
+use crate::pump_service::{PumpHandle, status};
 use crate::receive_limit::{PREFIX, TRUSTED_LENGTH, too_large};
 use axum::body::Body;
 use binlog_core::proto::binlog::WriteBinlogReq;
@@ -73,7 +73,7 @@ impl WriteCalls {
         let message = read(body, self.limit).await?;
         let WriteBinlogReq { cluster_id, payload } =
             WriteBinlogReq::decode(message).map_err(|error| Status::internal(error.to_string()))?;
-        self.pump.write(cluster_id, payload).await
+        self.pump.write(cluster_id, payload).await.map_err(|reject| status(&reject))
     }
 }
 

@@ -114,9 +114,14 @@ fn command(program: Program) -> Command {
     command
 }
 
-/// `-long-flag` as `--long-flag`, when that is a flag of ours.
+/// `-long-flag` as `--long-flag`, and `--L` as `-L`, when that is a flag of ours: Go's library takes any number of dashes up to two.
 fn two_dashes(arg: OsString, keys: &[Key]) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
+    if let Some(short) = text.strip_prefix("--") {
+        let name = short.split('=').next().unwrap_or(short);
+        let known = name == "V" || name == "h" || keys.iter().any(|k| k.flag == name);
+        return if name.len() == 1 && known { format!("-{short}").into() } else { arg };
+    }
     let Some(rest) = text.strip_prefix('-').filter(|r| !r.starts_with('-')) else { return arg };
     let name = rest.split('=').next().unwrap_or(rest);
     let known = name == "config" || name == "help" || keys.iter().any(|k| k.flag == name);
@@ -218,9 +223,50 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_value_in_the_environment_fails_whichever_flag_it_is_for() {
+        for (name, value, words) in [
+            ("PUMP_HEARTBEAT_INTERVAL", "two", "heartbeat-interval (environment): \"two\" is not an integer"),
+            ("PUMP_FAKE_BINLOG_INTERVAL", "3s", "gen-binlog-interval (environment): \"3s\" is not an integer"),
+            ("PUMP_METRICS_INTERVAL", "x", "metrics-interval (environment): \"x\" is not an integer"),
+            ("PUMP_ENABLE_DEBUG", "maybe", "enable-debug (environment): \"maybe\" is not true or false"),
+        ] {
+            let Err(StartError::Config(e)) = run(PUMP, &[], &[(name, value)]) else { panic!("{name}") };
+            assert_eq!(e.to_string(), words);
+            // The command line wins, and then nobody looks at it.
+            if name == "PUMP_HEARTBEAT_INTERVAL" {
+                let s = settings(PUMP, &["-heartbeat-interval", "4"], &[(name, value)]);
+                assert_eq!(s.int("heartbeat-interval"), Some(4));
+            }
+        }
+        // Empty counts as not set; the file was read already when PUMP_CONFIG could name one.
+        let s = settings(PUMP, &[], &[("PUMP_HEARTBEAT_INTERVAL", ""), ("PUMP_CONFIG", "/no/such/file")]);
+        assert_eq!(s.int("heartbeat-interval"), None);
+    }
+
+    #[test]
+    fn flags_that_the_original_gave_up_are_accepted() {
+        for args in [
+            &["-log-rotate", "hour"][..],
+            &["-binlog-file-size=512"],
+            &["-enable-binlog-slice", "true", "-binlog-slice-size", "5"],
+            &["-enable-tolerant"],
+            &["-enable-tolerant=false"],
+            &["-enable-debug", "-addr", "h:1"],
+            &["--L", "debug"],
+            &["--L=debug"],
+        ] {
+            let s = settings(PUMP, args, &[]);
+            let quiet = args.first().is_some_and(|a| a.starts_with("--L"));
+            assert_eq!(s.without_effect(PUMP.keys).is_empty(), quiet, "{args:?}");
+            assert!(!quiet || s.text("log-level") == Some("debug"), "{args:?}");
+        }
+    }
+
+    #[test]
     fn version_and_help_print() {
         let Ok(Invocation::Print(text)) = run(PUMP, &["-V"], &[]) else { panic!() };
         assert!(text.starts_with("Release Version: v"), "{text}");
+        assert!(matches!(run(PUMP, &["--V"], &[]), Ok(Invocation::Print(again)) if again == text));
         for help in ["-h", "-help", "--help"] {
             let Ok(Invocation::Print(text)) = run(PUMP, &[help], &[]) else { panic!("{help}") };
             assert!(text.contains("--advertise-addr"), "{text}");

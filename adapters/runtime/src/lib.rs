@@ -11,12 +11,17 @@ pub mod args;
 pub mod clock;
 pub mod driver;
 pub mod host;
+mod log_file;
 pub mod logs;
+#[cfg(not(madsim))]
+pub mod metrics;
 // A simulated runtime has no processes and signals.
 #[cfg(not(madsim))]
 pub mod memory;
 #[cfg(not(madsim))]
 pub mod process;
+#[cfg(not(madsim))]
+pub mod push;
 pub mod retry;
 #[cfg(not(madsim))]
 pub mod signals;

@@ -1,11 +1,12 @@
 //! Log lines in the original's text form (spec pump 6.4, drainer 8.7):
 //! `[2019/09/23 09:36:02.466 +00:00] [INFO] [server.rs:532] ["server info tick"] [writeBinlogCount=0]`.
 
+use crate::log_file::LogFile;
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -25,16 +26,8 @@ pub fn init(level: &str, file: &str) -> Result<(), String> {
         "error" | "fatal" => LevelFilter::ERROR,
         other => return Err(format!("log-level: {other:?} is unknown; use debug, info, warn, error or fatal")),
     };
-    let out: Box<dyn Write + Send> = if file.is_empty() {
-        Box::new(io::stdout())
-    } else {
-        if let Some(parent) = Path::new(file).parent() {
-            std::fs::create_dir_all(parent)
-                .map_err(|e| format!("log-file: cannot create {}: {e}", parent.display()))?;
-        }
-        let opened = OpenOptions::new().create(true).append(true).open(file);
-        Box::new(opened.map_err(|e| format!("log-file: cannot open {file}: {e}"))?)
-    };
+    let out: Box<dyn Write + Send> =
+        if file.is_empty() { Box::new(io::stdout()) } else { Box::new(LogFile::open(Path::new(file))?) };
     tracing_subscriber::registry()
         .with(TextLayer { out: Mutex::new(out) }.with_filter(filter))
         .try_init()
@@ -97,6 +90,27 @@ impl Visit for Fields {
     }
 }
 
+/// Lets one line of a kind through per second, so that a slow disk or peer does not flood the log; counts what it holds back.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Throttle {
+    /// `None`: not now. Else how many were held back since the last one.
+    pub fn pass(&self) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.is_some_and(|at| at.elapsed() < THROTTLE) {
+            last.1 += 1;
+            return None;
+        }
+        last.0 = Some(Instant::now());
+        Some(std::mem::take(&mut last.1))
+    }
+}
+
+const THROTTLE: Duration = Duration::from_secs(1);
+
 /// JSON-quoted only where needed: white space, control characters, quotes, `[`, `]`, `=`, or empty.
 fn quoted(text: &str) -> String {
     let plain = |c: char| !(c.is_whitespace() || c.is_control() || matches!(c, '"' | '[' | ']' | '=' | '\\'));
@@ -120,6 +134,7 @@ mod tests {
             ("a=b", "\"a=b\""),
             ("x\"y", "\"x\\\"y\""),
             ("ü", "ü"),
+            ("Release Version", "\"Release Version\""),
         ] {
             assert_eq!(quoted(text), shown);
         }
@@ -138,6 +153,14 @@ mod tests {
         assert_eq!(time.len(), "[2019/09/23 09:36:02.466 +00:00".len(), "{time}");
         let line = line!() - 6;
         assert_eq!(rest, format!("[INFO] [logs.rs:{line}] [\"server info tick\"] [MaxCommitTS=411364585497690113]\n"));
+    }
+
+    #[test]
+    fn a_throttle_counts_what_it_holds_back() {
+        let throttle = Throttle::default();
+        assert_eq!([throttle.pass(), throttle.pass(), throttle.pass()], [Some(0), None, None]);
+        throttle.last.lock().unwrap().0 = Instant::now().checked_sub(THROTTLE);
+        assert_eq!(throttle.pass(), Some(2));
     }
 
     #[test]

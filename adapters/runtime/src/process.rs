@@ -33,8 +33,16 @@ pub fn run<F: Future<Output = anyhow::Result<u8>>>(program: Program, start: impl
         eprintln!("{error}");
         return ExitCode::from(BAD_START);
     }
-    let [release, commit, built, ..] = version::fields();
-    tracing::info!(version = release.1, commit = commit.1, built = built.1, "Welcome to {}", capitalised(name));
+    let [release, commit, built, compiler, platform] = version::fields().map(|(_, value)| value);
+    tracing::info!(
+        "Release Version" = release,
+        "Git Commit Hash" = commit,
+        "Build TS" = built,
+        "Go Version" = compiler,
+        "Go OS/Arch" = platform,
+        "Welcome to {}",
+        capitalised(name)
+    );
     for (key, why) in settings.without_effect(program.keys) {
         tracing::warn!(key, "the configuration key has no effect: {why}");
     }

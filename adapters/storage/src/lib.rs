@@ -14,7 +14,9 @@
 pub mod dir;
 pub mod identity;
 pub mod index_store;
+mod leveldb;
 pub mod log_files;
+pub mod original;
 mod worker;
 
 use binlog_core::fault::IoFault;

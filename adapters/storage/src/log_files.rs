@@ -1,4 +1,5 @@
-//! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`.
+//! The log-file port (design 2.3, rules 2): slot files `<data-dir>/log/NNNNNN.slot`, and for reading and removal the value logs of the
+//! original, `<data-dir>/value/NNNNNN.vlog` (the log knows them by ids of their own, `vlog::v1::slot`).
 //!
 //! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
 //! history never delays a flush; a third one fills new slots with zeros and removes files, whose blocks take a while to free. The
@@ -11,6 +12,7 @@ use crate::worker::Worker;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{OpId, SlotId};
 use binlog_core::vlog::op::{LogOp, LogReply};
+use binlog_core::vlog::v1;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,9 +21,42 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Takes a completion; called on a thread of the port and must not block for long.
 pub type LogDone = Arc<dyn Fn(OpId, Result<LogReply, IoFault>) + Send + Sync>;
+
+/// What an operation was, for whoever measures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStep {
+    List,
+    Create,
+    Write {
+        bytes: u64,
+    },
+    Sync,
+    Read,
+    /// Preparing and removing slots in the background.
+    Other,
+}
+
+impl LogStep {
+    fn of(request: &LogOp) -> Self {
+        match request {
+            LogOp::List => Self::List,
+            LogOp::Create { .. } => Self::Create,
+            LogOp::Write { parts, .. } => Self::Write { bytes: parts.iter().map(|part| part.len() as u64).sum() },
+            LogOp::Sync { .. } => Self::Sync,
+            LogOp::Read { .. } => Self::Read,
+            #[allow(unreachable_patterns)] // What is not on the way of a write is not told apart.
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Is told of each operation: what it was, how long it took, whether it succeeded. Called on the port's threads before the
+/// completion; must not block.
+pub type LogObserver = Arc<dyn Fn(LogStep, Duration, bool) + Send + Sync>;
 
 /// The value log's files in one data directory.
 pub struct LogFiles {
@@ -37,6 +72,15 @@ impl LogFiles {
         data_dir: &Path,
         done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static,
     ) -> Result<Self, DirError> {
+        Self::open_observed(data_dir, Arc::new(|_, _, _| {}), done)
+    }
+
+    /// The same, measured.
+    pub fn open_observed(
+        data_dir: &Path,
+        observer: LogObserver,
+        done: impl Fn(OpId, Result<LogReply, IoFault>) + Send + Sync + 'static,
+    ) -> Result<Self, DirError> {
         let dir = data_dir.join("log");
         create_dir(&dir)?;
         // Also when it existed: a crash may have come between its creation and the sync of the data directory. Further up
@@ -48,11 +92,16 @@ impl LogFiles {
             other => other.map_err(DirError::io("cannot sync directory", parent_of(data_dir)))?,
         }
         let done: LogDone = Arc::new(done);
-        let slots = Arc::new(Slots { dir: dir.clone(), open: Mutex::default() });
+        let slots = Arc::new(Slots { dir: dir.clone(), originals: data_dir.join(ORIGINALS), open: Mutex::default() });
         let spawn = |name: &str| {
-            let (slots, done) = (Arc::clone(&slots), Arc::clone(&done));
-            Worker::spawn(name, move |(op, request)| done(op, slots.execute(request)))
-                .map_err(DirError::io("cannot start the threads for", &dir))
+            let (slots, done, observer) = (Arc::clone(&slots), Arc::clone(&done), Arc::clone(&observer));
+            let work = move |(op, request): (OpId, LogOp)| {
+                let (step, begun) = (LogStep::of(&request), Instant::now());
+                let result = slots.execute(request);
+                observer(step, begun.elapsed(), result.is_ok());
+                done(op, result);
+            };
+            Worker::spawn(name, work).map_err(DirError::io("cannot start the threads for", &dir))
         };
         Ok(Self { writer: spawn("log-write")?, reader: spawn("log-read")?, background: spawn("log-fill")?, done })
     }
@@ -78,6 +127,8 @@ impl std::fmt::Debug for LogFiles {
 
 struct Slots {
     dir: PathBuf,
+    /// Where the original's value logs are, if any.
+    originals: PathBuf,
     open: Mutex<BTreeMap<SlotId, Arc<File>>>,
 }
 
@@ -112,7 +163,10 @@ impl Slots {
     }
 
     fn path(&self, slot: SlotId) -> PathBuf {
-        self.dir.join(name(slot))
+        match v1::file_of(slot) {
+            Some(number) => self.originals.join(original_name(number)),
+            None => self.dir.join(name(slot)),
+        }
     }
 
     fn list(&self) -> Result<Vec<(SlotId, u64)>, IoFault> {
@@ -151,7 +205,7 @@ impl Slots {
         let path = self.path(slot);
         let remove = || {
             fs::remove_file(&path)?;
-            sync_dir(&self.dir)
+            sync_dir(parent_of(&path))
         };
         remove().map_err(|e| io_fault("removal of", &path, &e))
     }
@@ -162,12 +216,21 @@ impl Slots {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        // What the original wrote is never written to: the descriptor could not.
+        let file = OpenOptions::new().read(true).write(v1::file_of(slot).is_none()).open(&path);
         let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
         open.insert(slot, Arc::clone(&file));
         Ok(file)
     }
 }
+
+/// The original's name of its value log `number`.
+pub(crate) fn original_name(number: u32) -> String {
+    format!("{number:06}.vlog")
+}
+
+/// The original's directory of value logs.
+pub(crate) const ORIGINALS: &str = "value";
 
 fn name(slot: SlotId) -> String {
     format!("{:06}.slot", slot.raw())

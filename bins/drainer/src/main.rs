@@ -1,11 +1,14 @@
 //! The Drainer process: flags, configuration, ports; everything that decides is `binlog_core::drainer`.
 
 mod http;
+mod metrics;
 mod ports;
 mod sink;
 mod source;
 
 use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
 use binlog_cluster::cistern_service;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::registry::Registry;
@@ -23,7 +26,7 @@ use binlog_core::ids::NodeId;
 use binlog_mysql::{MysqlConfig, MysqlSink};
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
-use binlog_runtime::{driver, host, process, retry, signals, status};
+use binlog_runtime::{driver, host, process, push, retry, signals, status};
 use ports::{Ports, Request};
 use std::process::ExitCode;
 use tokio::net::TcpListener;
@@ -90,7 +93,11 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         }
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = http::router(&node_id, sender.clone(), asker);
+    let observer = metrics::Observer::new(asker.clone())?;
+    let pushed = observer.clone();
+    let pusher = push::start(config.push.as_ref(), node_id.as_str(), move || pushed.clone().text());
+    let shown = Router::new().route("/metrics", get(move || observer.clone().respond()));
+    let router = http::router(&node_id, sender.clone(), asker).merge(shown);
     let listeners = Listeners { tcp: listener, security: security.clone(), unix: None };
     let serving = tokio::spawn(server::serve_on(listeners, Routes::new(cistern.service()), router, async {
         let _ = serving_stopped.await;
@@ -120,6 +127,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let mut machine: Drainer<Translator> = Drainer::new(machine_config(&config, node_id)?);
     sender.complete(binlog_core::drainer::input::Input::Start);
     let code = driver::drive(&mut machine, &mut ports, &mut inbox, Clock::start()).await;
+    drop(pusher);
     drop(stop_serving);
     drop(ports);
     let _ = serving.await;

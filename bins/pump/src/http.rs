@@ -10,7 +10,7 @@
 //! | `GET /debug/binlog/{ts}` | one stored binlog as text |
 //! | `POST /debug/gc/trigger` | begins a round of GC; what it does is in `pump.collector` of `/status` |
 //!
-//! Failures of the original's routes are answered with 200 and say so inside, as the original does (trap T32).
+//! `/metrics` is merged in by `main`. Failures of the original's routes are answered with 200 and say so inside, as the original does (trap T32).
 
 use crate::ports::Request;
 use axum::Router;

@@ -2,19 +2,23 @@
 
 mod claim;
 mod http;
+mod metric_rows;
+mod metrics;
 mod operator;
 mod ports;
 
 use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
 use binlog_cluster::pd::PdClient;
-use binlog_cluster::pump_service::{self, PULL_CREDIT};
+use binlog_cluster::pump_service::{self, CallObserver, PULL_CREDIT};
 use binlog_cluster::registry::Registry;
 use binlog_cluster::server::{self, Grpc, Listeners};
 use binlog_cluster::tikv::TikvClient;
 use binlog_cluster::tls::Security;
 use binlog_cluster::unix_socket::SocketListener;
 use binlog_cluster::write_call::WriteCalls;
-use binlog_core::config::pump::{KEYS, PumpSettings};
+use binlog_core::config::pump::{IndexSettings, KEYS, PumpSettings};
 use binlog_core::config::security::SecuritySettings;
 use binlog_core::config::settings::Settings;
 use binlog_core::config::size::parse_host_port;
@@ -26,14 +30,17 @@ use binlog_core::pump::machine::Pump;
 use binlog_runtime::args::Program;
 use binlog_runtime::clock::Clock;
 use binlog_runtime::driver::Sender;
-use binlog_runtime::{driver, host, memory, process, retry, signals, status};
+use binlog_runtime::{driver, host, memory, process, push, retry, signals, status};
 use binlog_storage::dir::{DirLock, create_dir, free_space};
 use binlog_storage::identity::{DirIdentity, NodeFile};
 use binlog_storage::index_store::{IndexOptions, IndexStore};
-use binlog_storage::log_files::LogFiles;
+use binlog_storage::log_files::{LogFiles, LogObserver};
+use binlog_storage::original;
+use metrics::{Measured, Observer};
 use ports::{Ports, Request};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -70,7 +77,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     create_dir(dir)?;
     // The lock comes first: nothing of another process's directory is touched.
     let lock = DirLock::take(dir)?;
-    refuse_original(dir)?;
+    let original = original::find(dir)?;
     let (_, port) = parse_host_port(&config.addr).map_err(anyhow::Error::msg)?;
     let fallback = format!("{}:{port}", host::hostname());
     let node_id = NodeFile::resolve(dir, config.node_id.as_ref().map(NodeId::as_str), &fallback)?;
@@ -104,7 +111,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
 
     let (sender, mut inbox) = driver::inbox::<_, Request>();
     let (asker, answerer) = status::channel(sender.clone());
-    let handle = pump_service::connect(PULL_CREDIT, ports::Outlet(sender.clone()));
+    let measured = Arc::new(Measured::new(Duration::from_millis(config.slow_write_ms))?);
+    let handle = pump_service::connect(PULL_CREDIT, ports::Outlet(sender.clone()))
+        .observed(Arc::clone(&measured) as Arc<dyn CallObserver>);
     tokio::spawn(watch_space(PathBuf::from(&config.data_dir), sender.clone()));
     let on_signal = sender.clone();
     tokio::spawn(async move {
@@ -117,6 +126,18 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     });
     let (stop_serving, serving_stopped) = tokio::sync::oneshot::channel::<()>();
     let limit = usize::try_from(config.max_message_bytes)?;
+    let observer = Observer {
+        measured: Arc::clone(&measured),
+        asker: asker.clone(),
+        pd: pd.clone(),
+        registry: registry.clone(),
+        data_dir: dir.to_owned(),
+    };
+    tokio::spawn(observer.clone().tell());
+    tokio::spawn(observer.clone().watch_purges());
+    let pushed = observer.clone();
+    let pusher = push::start(config.push.as_ref(), node_id.as_str(), move || pushed.clone().text());
+    let metrics = Router::new().route("/metrics", get(move || observer.clone().respond()));
     let router = http::router(http::Surface {
         node_id: node_id.clone(),
         registry: registry.clone(),
@@ -124,7 +145,8 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         asker,
         sender: sender.clone(),
     })
-    .merge(operator::router(sender.clone()));
+    .merge(operator::router(sender.clone()))
+    .merge(metrics);
     let listeners = Listeners { tcp: listener, security, unix };
     let writes = Some(WriteCalls::new(handle.clone(), limit));
     let grpc = Grpc { routes: Routes::new(handle.service(limit)), writes };
@@ -133,11 +155,21 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     }));
 
     let mut machine = Pump::new(machine_config(&config, node_id, &pd, &identity, token, claimed.previous.as_ref())?);
+    if let Some(original) = original {
+        machine = machine.with_original(original);
+    }
     let log_sender = sender.clone();
     let index_sender = sender.clone();
+    let (of_log, of_index) = (Arc::clone(&measured), Arc::clone(&measured));
+    let log_observer: LogObserver = Arc::new(move |step, took, succeeded| of_log.log_step(step, took, succeeded));
     let mut ports = Ports {
-        log: LogFiles::open(dir, move |op, result| log_sender.complete(Input::LogDone { op, result }))?,
-        index: IndexStore::open(&dir.join("index"), IndexOptions::default(), move |op, result| {
+        log: LogFiles::open_observed(dir, log_observer, move |op, result| {
+            log_sender.complete(Input::LogDone { op, result });
+        })?,
+        index: IndexStore::open(&dir.join("index"), index_options(&config.index), move |op, result| {
+            if result.is_err() {
+                of_index.index_failed();
+            }
             index_sender.complete(Input::IndexDone { op, result });
         })?,
         tikv: TikvClient::new(pd.clone()),
@@ -148,6 +180,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         answerer,
         calls: ports::Calls::default(),
         code: 0,
+        measured,
     };
     sender.complete(Input::Start);
     // On a worker of the runtime, beside the calls that it answers: each hand-over to the main thread would wake it first.
@@ -159,6 +192,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         Ok(ended) => ended,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
+    drop(pusher);
     // Whoever still waits is told, whether the machine has seen the call or not; then calls under way end.
     ports.calls = ports::Calls::default();
     drop(inbox);
@@ -183,6 +217,26 @@ async fn ask_cluster(
     let registry = Registry::with_security(pd_urls, security)?;
     let claimed = claim::claim(&registry, node_id.as_str(), token, config.heartbeat_ms).await?;
     Ok((pd, registry, claimed))
+}
+
+/// Ours where nothing was configured.
+fn index_options(configured: &IndexSettings) -> IndexOptions {
+    let default = IndexOptions::default();
+    let size = |value: Option<u32>, default: usize| value.and_then(|v| usize::try_from(v).ok()).unwrap_or(default);
+    let count = |value: Option<u32>, default: i32| value.and_then(|v| i32::try_from(v).ok()).unwrap_or(default);
+    // Writes must not stop before they become slow, whichever of the two was configured.
+    let stop = count(configured.stop_trigger, default.stop_trigger);
+    let slowdown_trigger = count(configured.slowdown_trigger, default.slowdown_trigger.min(stop));
+    IndexOptions {
+        write_buffer_bytes: size(configured.write_buffer_bytes, default.write_buffer_bytes),
+        cache_bytes: size(configured.cache_bytes, default.cache_bytes),
+        block_bytes: size(configured.block_bytes, default.block_bytes),
+        restart_interval: count(configured.restart_interval, default.restart_interval),
+        compaction_trigger: count(configured.compaction_trigger, default.compaction_trigger),
+        slowdown_trigger,
+        stop_trigger: stop.max(slowdown_trigger),
+        file_bytes: configured.file_bytes.map_or(default.file_bytes, u64::from),
+    }
 }
 
 /// Says which signal came; `false` when signals cannot be waited for.
@@ -232,20 +286,6 @@ fn machine_config(
 
 fn random() -> anyhow::Result<u64> {
     getrandom::u64().map_err(|e| anyhow::anyhow!("no random numbers: {e}"))
-}
-
-/// A directory of the original is not taken over yet, and must not be shadowed by an empty log beside it.
-fn refuse_original(dir: &Path) -> anyhow::Result<()> {
-    for name in ["value", "kv"] {
-        let path = dir.join(name);
-        anyhow::ensure!(
-            !path.exists(),
-            "{} is of the original's Pump; taking over its data directory is not supported yet: drain that Pump, then start with \
-             another data-dir",
-            path.display()
-        );
-    }
-    Ok(())
 }
 
 async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {

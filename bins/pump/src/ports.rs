@@ -1,5 +1,6 @@
 //! The Pump's ports: each effect is started here, each completion goes back to the inbox.
 
+use crate::metrics::Measured;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::pump_client;
 use binlog_cluster::pump_service::{self, PullSender, PumpEvent, WriteReply};
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
@@ -134,6 +136,7 @@ pub struct Ports {
     pub calls: Calls,
     /// The exit code: not 0 when another process claimed the node id.
     pub code: u8,
+    pub measured: Arc<Measured>,
 }
 
 impl driver::Ports<Pump> for Ports {
@@ -261,6 +264,7 @@ impl driver::Ports<Pump> for Ports {
                 if matches!(fault, Fault::Claimed(_)) {
                     self.code = CLAIMED;
                 }
+                self.measured.fault(&fault);
                 tracing::error!("{fault}");
             }
             Effect::Notice { level: Level::Info, text } => tracing::info!("{text}"),

@@ -1,5 +1,6 @@
 //! Configuration of a Drainer (spec drainer 8).
 
+use super::push::PushSettings;
 use super::security::SecuritySettings;
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls};
@@ -34,8 +35,24 @@ pub const KEYS: &[Key] = &[
     Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
     Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
     Key::new("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
-    Key::new("", "metrics-interval", Kind::Int, NoEffect("there is no push gateway yet"), "seconds between pushes"),
+    Key::new(
+        "metrics-addr",
+        "metrics-addr",
+        Kind::Text,
+        Honoured,
+        "Prometheus push gateway, as host:port or http://host:port",
+    ),
+    Key::new(
+        "metrics-interval",
+        "metrics-interval",
+        Kind::Int,
+        Honoured,
+        "seconds between pushes to the gateway; 0: none (default 15)",
+    ),
+    // How the original's file spells them.
+    Key::new("MetricsAddr", "", Kind::Text, Honoured, ""),
+    Key::new("MetricsInterval", "", Kind::Int, Honoured, ""),
+    Key::new("EtcdTimeout", "", Kind::IntOrText, NoEffect("calls of the registry have limits of their own"), ""),
     Key::new(
         "initial-commit-ts",
         "initial-commit-ts",
@@ -178,6 +195,8 @@ pub struct DrainerSettings {
     /// Ours: offline Pumps whose binlogs above the checkpoint are given up (rules 7).
     pub accept_offline_pumps: BTreeSet<NodeId>,
     pub downstream: Downstream,
+    /// `None`: metrics are only served.
+    pub push: Option<PushSettings>,
 }
 
 /// What the environment may say about the downstream when the file does not (spec drainer 8.4).
@@ -231,6 +250,7 @@ impl DrainerSettings {
             ignore_txn_commit_ts: ignored_commits(s)?,
             accept_offline_pumps: accepted_pumps(s)?,
             downstream: downstream(s, env)?,
+            push: PushSettings::from_settings(s)?,
             security,
             addr,
             advertise_addr,

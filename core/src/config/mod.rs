@@ -6,6 +6,7 @@
 pub mod drainer;
 pub mod duration;
 pub mod pump;
+pub mod push;
 pub mod security;
 pub mod settings;
 pub mod size;

@@ -1,14 +1,15 @@
 //! Configuration of a Pump (spec pump 6.2).
 
 use super::duration::parse_duration_ms;
+use super::push::PushSettings;
 use super::security::{SecuritySettings, parse_socket};
 use super::settings::{ConfigError, Key, Kind, Settings, Support};
 use super::size::{parse_host_port, parse_pd_urls, parse_size};
 use crate::ids::NodeId;
 use crate::pump::config::{GcConfig, GcHold};
-use Support::{Honoured, NoEffect, NotYet};
+use Support::{Honoured, NoEffect};
 
-const NO_KV: &str = "the index is no goleveldb here; it sizes itself";
+const NO_LEVELS: &str = "the index keeps what it has in runs of equal size, not in levels that grow";
 
 /// All flags and file keys of the original's Pump, and ours.
 pub const KEYS: &[Key] = &[
@@ -74,14 +75,23 @@ pub const KEYS: &[Key] = &[
     ),
     Key::new("log-level", "L", Kind::Text, Honoured, "debug, info, warn, error or fatal (default info)"),
     Key::new("log-file", "log-file", Kind::Text, Honoured, "file for the log (default: standard output)"),
-    Key::new("metrics-addr", "metrics-addr", Kind::Text, NotYet, "Prometheus push gateway"),
+    Key::new(
+        "metrics-addr",
+        "metrics-addr",
+        Kind::Text,
+        Honoured,
+        "Prometheus push gateway, as host:port or http://host:port",
+    ),
     Key::new(
         "metrics-interval",
         "metrics-interval",
         Kind::Int,
-        NoEffect("there is no push gateway yet"),
-        "seconds between pushes",
+        Honoured,
+        "seconds between pushes to the gateway; 0: none (default 15)",
     ),
+    // How the original's file spells them.
+    Key::new("MetricsAddr", "", Kind::Text, Honoured, ""),
+    Key::new("MetricsInterval", "", Kind::Int, Honoured, ""),
     Key::new("", "max-message-size", Kind::Int, Honoured, "largest gRPC message in bytes (default: no limit)"),
     Key::new("", "enable-debug", Kind::Bool, NoEffect("it never had an effect"), "no effect"),
     Key::new("enable-tolerant", "enable-tolerant", Kind::Bool, NoEffect("errors are always reported"), "no effect"),
@@ -97,8 +107,17 @@ pub const KEYS: &[Key] = &[
     Key::new("storage.segment-size", "", Kind::Text, Honoured, ""),
     Key::new("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
     Key::new("storage.kv_chan_cap", "", Kind::Int, NoEffect("hand-overs are bounded by bytes here"), ""),
-    Key::new("storage.slow_write_threshold", "", Kind::Float, NotYet, ""),
-    Key::new("storage.kv", "", Kind::Table, NoEffect(NO_KV), ""),
+    Key::new("storage.slow_write_threshold", "", Kind::Float, Honoured, ""),
+    Key::new("storage.kv.block-cache-capacity", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.block-restart-interval", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.block-size", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.compaction-L0-trigger", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.compaction-table-size", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.compaction-total-size", "", Kind::Int, NoEffect(NO_LEVELS), ""),
+    Key::new("storage.kv.compaction-total-size-multiplier", "", Kind::Float, NoEffect(NO_LEVELS), ""),
+    Key::new("storage.kv.write-buffer", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.write-L0-pause-trigger", "", Kind::Int, Honoured, ""),
+    Key::new("storage.kv.write-L0-slowdown-trigger", "", Kind::Int, Honoured, ""),
 ];
 
 /// A Pump's configuration, complete and checked.
@@ -125,7 +144,72 @@ pub struct PumpSettings {
     /// Prewrites are refused at or below this much free space.
     pub stop_write_bytes: u64,
     pub gc: GcConfig,
+    /// A WriteBinlog call that takes longer is logged.
+    pub slow_write_ms: u64,
+    pub index: IndexSettings,
+    /// `None`: metrics are only served.
+    pub push: Option<PushSettings>,
 }
+
+/// `[storage.kv]` (spec pump 6.2); `None`: our default, which is not the original's, for another kind of index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IndexSettings {
+    pub cache_bytes: Option<u32>,
+    pub restart_interval: Option<u32>,
+    pub block_bytes: Option<u32>,
+    pub compaction_trigger: Option<u32>,
+    pub file_bytes: Option<u32>,
+    pub write_buffer_bytes: Option<u32>,
+    pub slowdown_trigger: Option<u32>,
+    pub stop_trigger: Option<u32>,
+}
+
+impl IndexSettings {
+    fn from_settings(s: &Settings) -> Result<Self, ConfigError> {
+        // As in the original, what is not above 0 stands for the default.
+        let value = |key: &str, max: u32| match s.int(key).filter(|n| *n > 0) {
+            None => Ok(None),
+            Some(n) => match u32::try_from(n).ok().filter(|n| *n <= max) {
+                Some(n) => Ok(Some(n)),
+                None => Err(s.wrong(key, format!("{n} is too large; at most {max}"))),
+            },
+        };
+        let bytes = |key| value(key, MAX_INDEX_BYTES);
+        let files = |key| value(key, MAX_INDEX_COUNT);
+        let this = Self {
+            cache_bytes: bytes("storage.kv.block-cache-capacity")?,
+            restart_interval: files("storage.kv.block-restart-interval")?,
+            block_bytes: bytes("storage.kv.block-size")?,
+            compaction_trigger: files("storage.kv.compaction-L0-trigger")?,
+            file_bytes: bytes("storage.kv.compaction-table-size")?,
+            write_buffer_bytes: bytes("storage.kv.write-buffer")?,
+            slowdown_trigger: files(SLOWDOWN)?,
+            stop_trigger: files("storage.kv.write-L0-pause-trigger")?,
+        };
+        match (this.slowdown_trigger, this.stop_trigger) {
+            (Some(slow), Some(stop)) if slow > stop => {
+                Err(s.wrong(SLOWDOWN, format!("{slow} must not be above write-L0-pause-trigger, {stop}")))
+            }
+            _ => Ok(this),
+        }
+    }
+}
+
+fn slow_write_ms(s: &Settings) -> Result<u64, ConfigError> {
+    const KEY: &str = "storage.slow_write_threshold";
+    let seconds = s.float(KEY).filter(|n| *n > 0.0).unwrap_or(DEFAULT_SLOW_WRITE);
+    let duration = core::time::Duration::try_from_secs_f64(seconds).ok();
+    let ms = duration.and_then(|d| u64::try_from(d.as_millis()).ok());
+    ms.ok_or_else(|| s.wrong(KEY, format!("{seconds} seconds are too many")))
+}
+
+const SLOWDOWN: &str = "storage.kv.write-L0-slowdown-trigger";
+/// Of one part of the index; it is a few percent of the log.
+const MAX_INDEX_BYTES: u32 = 2 << 30;
+/// Counts of files and keys; far above what makes sense.
+const MAX_INDEX_COUNT: u32 = 1 << 20;
+/// Seconds.
+const DEFAULT_SLOW_WRITE: f64 = 1.0;
 
 /// The original's default: the largest i64 less 4 MiB (spec pump 1.1).
 const DEFAULT_MAX_MESSAGE: i64 = i64::MAX - (4 << 20);
@@ -183,6 +267,9 @@ impl PumpSettings {
             socket: s.non_empty("socket").map(parse_socket).transpose().map_err(|e| s.wrong("socket", e))?,
             security,
             gc: GcConfig { keep_ms: keep_ms(s)?, hold: hold(s)?, ..GcConfig::default() },
+            slow_write_ms: slow_write_ms(s)?,
+            index: IndexSettings::from_settings(s)?,
+            push: PushSettings::from_settings(s)?,
             addr,
             advertise_addr,
         })
@@ -220,6 +307,10 @@ fn hold(s: &Settings) -> Result<GcHold, ConfigError> {
 const DAY_MS: u64 = 24 * 3_600_000;
 /// Where Go's durations end.
 const MAX_KEEP_MS: u64 = 106_751 * DAY_MS;
+
+#[cfg(test)]
+#[path = "pump_keys_tests.rs"]
+mod keys_tests;
 
 #[cfg(test)]
 mod tests {

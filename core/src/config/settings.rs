@@ -143,7 +143,9 @@ impl Settings {
         flatten("", root, keys, &mut flat);
         let mut unknown = Vec::new();
         for (name, value) in flat {
-            match keys.iter().find(|k| !k.file.is_empty() && k.file == name) {
+            let of = |same: fn(&str, &str) -> bool| keys.iter().find(|k| !k.file.is_empty() && same(k.file, &name));
+            // As the original's TOML library: the exact name, else one that differs in case only.
+            match of(|a, b| a == b).or_else(|| of(str::eq_ignore_ascii_case)) {
                 Some(key) => self.set(key, value, Origin::File)?,
                 None => unknown.push(name),
             }
@@ -185,6 +187,11 @@ impl Settings {
     #[must_use]
     pub fn int(&self, key: &str) -> Option<i64> {
         self.get(key).and_then(Value::as_i64)
+    }
+
+    #[must_use]
+    pub fn float(&self, key: &str) -> Option<f64> {
+        self.get(key).and_then(Value::as_f64)
     }
 
     #[must_use]

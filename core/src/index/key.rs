@@ -30,6 +30,10 @@ pub const META_FROZEN: &[u8] = b"meta/frozen";
 pub const META_GC_NEEDED: &[u8] = b"meta/gc_point_needed";
 /// Present: this node has not yet told every Drainer that it exists (spec pump 4.4).
 pub const META_NOTIFY: &[u8] = b"meta/notify_pending";
+/// Everything in the original's value logs up to this position is indexed (rules 3).
+pub const META_ORIGINAL: &[u8] = b"meta/original";
+/// The original's own queue had come to this position of its value logs.
+pub const META_ORIGINAL_DECIDED: &[u8] = b"meta/original_decided";
 
 /// Present: this node was asked to go offline and has not been (design 3.5).
 pub const META_CLOSING: &[u8] = b"meta/closing";

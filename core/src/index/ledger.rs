@@ -284,6 +284,13 @@ impl Ledger {
         undecided.reduce(|(ts, segment), (_, other)| (ts, segment.min(other)))
     }
 
+    /// As of the records folded so far: the undecided P that lie before `ptr`.
+    #[must_use]
+    pub fn undecided_below(&self, ptr: LogPtr) -> Vec<StartTs> {
+        let below = |txn: &Txn| matches!(txn.state, State::Undecided { first, .. } if first.span.ptr < ptr);
+        self.txns.iter().filter(|(_, txn)| below(txn)).map(|(start_ts, _)| *start_ts).collect()
+    }
+
     /// How the prewrite of `start_ts` stands by the records folded so far.
     #[must_use]
     pub fn standing(&self, start_ts: StartTs) -> Standing {

@@ -76,6 +76,11 @@ impl Segments {
         above.map(|facts| facts.min_start).min().unwrap_or(StartTs::MAX)
     }
 
+    /// Segments that hold a record that matters, or a P of one.
+    pub fn ids(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.facts.keys().copied()
+    }
+
     /// Segments below `first` are gone.
     pub fn forget(&mut self, first: SegmentId) -> Option<Change> {
         let kept = self.facts.split_off(&first);

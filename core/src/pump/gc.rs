@@ -133,7 +133,8 @@ impl Collector {
 
 impl Pump {
     /// Nothing at or below this is promised any more, also while the record is on its way.
-    pub(super) fn gc_floor(&self) -> CommitTs {
+    #[must_use]
+    pub fn gc_floor(&self) -> CommitTs {
         match self.collector.phase {
             Phase::Logged(gc) => self.gc.max(gc),
             Phase::Idle | Phase::Tso | Phase::Drainers(_) => self.gc,

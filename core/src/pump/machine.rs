@@ -7,7 +7,7 @@
 //! | `index::{ledger, indexer}` | what the records mean, what is indexed when (rules 1, 3) |
 //! | `sorter` | the watermark (rules 4) |
 //! | `pull` | streams (rules 5) |
-//! | `recover` | the order of the start |
+//! | `recover`, `original` | the order of the start, data directories of the original |
 //! | `life`, `offline` | registry, shutdown; going offline |
 //! | `idle`, `demand` | fakes: logged, and while a stream waits |
 //! | `inspect` | look-ups of single binlogs |
@@ -29,6 +29,7 @@ use super::input::Input;
 use super::inspect::Inspect;
 use super::life::Life;
 use super::offline::Offline;
+use super::original::TakeOver;
 use super::outbox::{Outbox, Timer, Timers, Waiting};
 use super::pull::Pull;
 use super::recover::Start;
@@ -69,6 +70,7 @@ pub struct Pump {
     /// Streams that came before the GC point was known.
     pub(super) parked: Vec<(StreamId, CommitTs, u64)>,
     pub(super) start: Start,
+    pub(super) take_over: TakeOver,
     pub(super) life: Life,
     pub(super) offline: Offline,
     pub(super) idle: Idle,
@@ -124,6 +126,7 @@ impl Pump {
             pull: Pull::new(config.stream_memory),
             parked: Vec::new(),
             start: Start::Idle,
+            take_over: TakeOver::default(),
             life: Life::new(config.previous),
             offline: Offline::default(),
             idle: Idle::default(),
@@ -273,6 +276,9 @@ impl Pump {
     fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
         if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
+            return;
+        }
+        if self.on_import_read(op, &result) {
             return;
         }
         if !self.log.handle(op, result, &mut events, &mut self.out.log_ops()) {
@@ -440,6 +446,7 @@ impl Pump {
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
         self.release_segments();
+        self.advance_import();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();

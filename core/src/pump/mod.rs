@@ -13,6 +13,7 @@ mod live;
 pub mod machine;
 pub mod offline;
 mod operator;
+pub mod original;
 mod outbox;
 pub mod pull;
 mod recover;

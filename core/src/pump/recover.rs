@@ -3,6 +3,7 @@
 
 use super::effect::{Effect, Level};
 use super::machine::Pump;
+use super::original::Import;
 use super::outbox::Waiting;
 use crate::binlog::peek::peek;
 use crate::canary::{self, Canary};
@@ -26,6 +27,8 @@ pub enum Start {
     Idle,
     Meta,
     Loading(Box<Loading>),
+    /// Value logs of the original are indexed.
+    Original(Box<Import>),
     /// The log recovers; records of its unindexed tail are collected batch by batch.
     Log(Vec<Fact>),
     /// The log is ready (or cannot be written); its tail is being indexed.
@@ -71,6 +74,7 @@ impl Start {
         match self {
             Self::Idle => "not started",
             Self::Meta | Self::Loading(_) => "reading the index",
+            Self::Original(_) => "taking over the original's value logs",
             Self::Log(_) => "recovering the value log",
             Self::Tail => "indexing the tail of the value log",
             Self::Done => "recovered",
@@ -101,6 +105,7 @@ impl Pump {
                     self.out.index(why, op);
                 }
             }
+            Start::Original(_) => self.retry_import(),
             Start::Idle | Start::Log(_) | Start::Tail | Start::Done | Start::Failed => {}
         }
     }
@@ -121,7 +126,9 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing] = values else {
+        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing, original, decided] =
+            values
+        else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };
         let number = |what, raw: &Option<Bytes>| {
@@ -149,6 +156,8 @@ impl Pump {
         let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
         self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
         self.index_is_new = format.is_none();
+        let original = ptr("meta/original", original)?;
+        self.take_over.loaded(original, ptr("meta/original_decided", decided)?);
         self.life.loaded(gc_needed.is_some(), notify.is_some(), closing.is_some());
         let frozen = number("meta/frozen", frozen)?.map(CommitTs::new);
         if let Some(frozen) = frozen {
@@ -266,9 +275,7 @@ impl Pump {
             }
         }
         self.move_watermark();
-        self.pull.live.begin(self.max_ts);
-        self.start = Start::Log(Vec::new());
-        self.log.recover(loading.claims, &mut self.out.log_ops());
+        self.begin_logs(loading.claims);
     }
 
     /// A durable record that the index does not have, in log order.
@@ -298,7 +305,7 @@ impl Pump {
         }
     }
 
-    fn index_tail(&mut self, facts: Vec<Fact>, end: LogPtr) {
+    pub(super) fn index_tail(&mut self, facts: Vec<Fact>, end: LogPtr) {
         if let Some(request) = self.indexer.push(&mut self.ledger, None, facts, end, true) {
             self.send_index(request);
         }
@@ -315,7 +322,7 @@ impl Pump {
         let mut put = |key: &'static [u8], value| self.indexer.put_meta(Change::Put(Bytes::from_static(key), value));
         put(key::META_FORMAT, encode_u64(FORMAT));
         put(key::META_NODE, Bytes::copy_from_slice(&self.config.node_uuid));
-        if log_is_empty && self.config.wiped_directory_tso_needed {
+        if log_is_empty && !self.take_over.is_some() && self.config.wiped_directory_tso_needed {
             put(key::META_GC_NEEDED, Bytes::from_static(b"1"));
             self.life.owes_gc_point();
         }
@@ -328,6 +335,7 @@ impl Pump {
             self.indexer.forget_segments(first_live);
         }
         self.end_of_tail();
+        self.log_the_originals_word();
     }
 
     /// The log's own word on GC: the index may have lost its latest batches.
@@ -409,7 +417,7 @@ fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
     IndexOp::Scan { from, to, limit: CHUNK }
 }
 
-const META: [&[u8]; 10] = [
+const META: [&[u8]; 12] = [
     key::META_FORMAT,
     key::META_NODE,
     key::META_INDEXED_END,
@@ -420,6 +428,8 @@ const META: [&[u8]; 10] = [
     key::META_NOTIFY,
     key::META_GC_NEEDED,
     key::META_CLOSING,
+    key::META_ORIGINAL,
+    key::META_ORIGINAL_DECIDED,
 ];
 
 /// Entries per request while loading.

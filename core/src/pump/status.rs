@@ -3,6 +3,7 @@
 use super::gc::GcStatus;
 use super::machine::Pump;
 use super::offline::ClosingStatus;
+use super::original::OriginalStatus;
 use super::pull;
 use super::resolve::{Case, Counts};
 use super::space::SpaceStatus;
@@ -57,6 +58,8 @@ pub struct PumpStatus {
     pub space: SpaceStatus,
     pub collector: GcStatus,
     pub read_only: Option<String>,
+    /// Value logs of the original that were taken over.
+    pub original: OriginalStatus,
     pub counters: Counters,
     pub verdicts: VerdictStatus,
     pub unknown_completions: u64,
@@ -156,6 +159,7 @@ impl Pump {
             space: self.space.status(),
             collector: self.gc_status(),
             read_only: self.read_only.clone(),
+            original: self.take_over.status,
             counters: self.ledger.counters,
             verdicts: self.verdict_status(),
             unknown_completions: self.out.unknown_completions,

@@ -7,12 +7,13 @@
 
 use super::format::Owner;
 use super::op::{LogOp, LogReply};
-use super::read::Reads;
 pub use super::read::Run;
+use super::read::{OriginalPlace, Reads};
 use super::record::{Record, RecordKind};
-use super::recovery::{Progress, Recovery};
+use super::recovery::{Before, Progress, Recovery};
 use super::segment::Salts;
 use super::spare::SlotCounters;
+use super::v1;
 use super::writer::{Outcome, Writer};
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, IoFault};
@@ -113,6 +114,8 @@ pub struct Log {
     fault: Option<Fault>,
     reads: Reads,
     durable_end: LogPtr,
+    /// Segments up to this one are the original's files, or were.
+    floor: SegmentId,
 }
 
 #[derive(Debug)]
@@ -133,14 +136,28 @@ impl Log {
             fault: None,
             reads: Reads::default(),
             durable_end: LogPtr::default(),
+            floor: SegmentId::ZERO,
         }
+    }
+
+    /// Files of the original with their lengths, to be read as segments before all of ours, which lie above `floor` (also when
+    /// no file is left). Before `recover`.
+    pub fn adopt(&mut self, files: impl IntoIterator<Item = (u32, u64)>, floor: SegmentId) {
+        assert!(matches!(self.state, State::Closed), "files are adopted before recovery");
+        let place = |(number, end)| (v1::segment(number), OriginalPlace { slot: v1::slot(number), end });
+        self.reads.originals = files.into_iter().map(place).collect();
+        self.floor = floor;
     }
 
     /// Begins recovery; ends with `LogEvent::Ready` or `LogEvent::ReadOnly`. Called once.
     pub fn recover(&mut self, claims: IndexClaims, ops: &mut LogOps<'_>) {
         assert!(matches!(self.state, State::Closed), "recovery runs once");
         let owner = Owner { node: self.config.node, cluster: self.config.cluster };
-        self.state = State::Recovering(Box::new(Recovery::start(owner, self.salts.clone(), claims, ops)));
+        // What the index holds of the original's files says nothing about our own.
+        let own = |end: Option<LogPtr>| end.filter(|end| end.segment > self.floor);
+        let claims = IndexClaims { indexed_end: own(claims.indexed_end), flushed_end: own(claims.flushed_end) };
+        let before = Before { floor: self.floor, first: self.reads.originals.keys().next().copied() };
+        self.state = State::Recovering(Box::new(Recovery::start(owner, self.salts.clone(), claims, before, ops)));
     }
 
     /// Whether records may be staged.
@@ -224,7 +241,13 @@ impl Log {
                     self.reads.segments = std::mem::take(&mut opened.segments);
                     let active = opened.active;
                     self.durable_end = LogPtr { segment: active.seal.segment, offset: active.end };
-                    self.state = State::Open(Box::new(Writer::new(&self.config, *opened, ops)));
+                    let mut writer = Writer::new(&self.config, *opened, ops);
+                    // A crash may have come between the GC record and the removal.
+                    let kept = self.reads.originals.split_off(&writer.gc().1);
+                    for place in std::mem::replace(&mut self.reads.originals, kept).values() {
+                        writer.spare.remove(place.slot, ops);
+                    }
+                    self.state = State::Open(Box::new(writer));
                     true
                 }
             },
@@ -269,12 +292,14 @@ impl Log {
 
     /// The segments that may be read with the ends of what counts in them, oldest first; the last is the one that is written to.
     pub fn segments(&self) -> impl Iterator<Item = LogPtr> + '_ {
-        self.reads.segments.iter().map(|(id, place)| LogPtr { segment: *id, offset: place.end })
+        let originals = self.reads.originals.iter().map(|(id, place)| LogPtr { segment: *id, offset: place.end });
+        originals.chain(self.reads.segments.iter().map(|(id, place)| LogPtr { segment: *id, offset: place.end }))
     }
 
     /// Gives the slots of the segments below `below` back for reuse: that they may go is durable in the log ([`Record::gc`], rules 6).
     /// A segment that a read is under way in stays for now, and all behind it: `false`; call it again later. Reads of
-    /// freed segments fail from now on. At most `keep` free slots are kept, the files of the others are removed.
+    /// freed segments fail from now on. At most `keep` free slots are kept, the files of the others are removed, and those of the
+    /// original always.
     pub fn release(&mut self, below: SegmentId, keep: usize, ops: &mut LogOps<'_>) -> bool {
         if !self.is_ready() {
             return true;
@@ -286,6 +311,10 @@ impl Log {
         let held = self.reads.lowest_in_use().unwrap_or(SegmentId::MAX);
         let kept = self.reads.segments.split_off(&goal.min(held));
         let freed = std::mem::replace(&mut self.reads.segments, kept);
+        let kept = self.reads.originals.split_off(&goal.min(held));
+        for place in std::mem::replace(&mut self.reads.originals, kept).values() {
+            writer.spare.remove(place.slot, ops);
+        }
         for place in freed.values() {
             writer.spare.give(place.slot, place.end);
         }
@@ -333,6 +362,8 @@ impl Log {
             let slots: std::collections::BTreeSet<_> = self.reads.segments.values().map(|place| place.slot).collect();
             assert_eq!(slots.len(), self.reads.segments.len(), "no slot carries two segments");
             assert!(slots.iter().all(|slot| !writer.spare.holds(*slot)), "no slot in use is free");
+            let first = self.reads.segments.keys().next();
+            assert!(first.is_none_or(|id| *id > self.floor), "our own segments lie above the original's");
         }
     }
 }

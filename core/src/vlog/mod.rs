@@ -11,6 +11,7 @@ mod recovery;
 mod scan;
 mod segment;
 pub mod spare;
+pub mod v1;
 mod writer;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::log::{LogEvent, LogOps};
 use super::op::{LogOp, LogReply};
 use super::record::Record;
 use super::segment::unexpected;
+use super::v1;
 use crate::fault::{Fault, IoFault};
 use crate::ids::{LogPtr, OpId, SegmentId, SlotId};
 use bytes::Bytes;
@@ -21,10 +22,20 @@ pub(super) struct Place {
     pub end: u64,
 }
 
+/// A value log of the original that may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OriginalPlace {
+    pub slot: SlotId,
+    /// Length of the file: the original never writes to it again.
+    pub end: u64,
+}
+
 /// The segments of the log, and the reads under way.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     pub segments: BTreeMap<SegmentId, Place>,
+    /// Below all of `segments`.
+    pub originals: BTreeMap<SegmentId, OriginalPlace>,
     pending: BTreeMap<OpId, Pending>,
 }
 
@@ -34,14 +45,30 @@ struct Pending {
     len: u32,
     token: u64,
     /// `Err`: refused already; the operation only carries the answer.
-    seal: Result<Seal, &'static str>,
+    form: Result<Form, &'static str>,
     is_run: bool,
+}
+
+/// How a record's bytes are checked.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Own(Seal),
+    Original(SegmentId),
+}
+
+impl Form {
+    const fn segment(self) -> SegmentId {
+        match self {
+            Self::Own(seal) => seal.segment,
+            Self::Original(segment) => segment,
+        }
+    }
 }
 
 /// Bytes of one segment that hold several records; each is verified when it is taken.
 #[derive(Debug)]
 pub struct Run {
-    seal: Seal,
+    form: Form,
     offset: u64,
     data: Bytes,
 }
@@ -55,8 +82,8 @@ impl Run {
             let rest = self.data.get(from..)?;
             Some(self.data.slice_ref(rest.get(..usize::try_from(len).ok()?).unwrap_or(rest)))
         };
-        let bytes = inside().filter(|_| segment == self.seal.segment).unwrap_or_default();
-        record(self.seal, offset, len, &bytes).map_err(|what| Fault::LogDamaged { segment, offset, what })
+        let bytes = inside().filter(|_| segment == self.form.segment()).unwrap_or_default();
+        record(self.form, offset, len, &bytes).map_err(|what| Fault::LogDamaged { segment, offset, what })
     }
 
     /// Bytes that are held as long as a record of this run is.
@@ -81,25 +108,29 @@ impl Reads {
     }
 
     fn begin(&mut self, ptr: LogPtr, len: u32, token: u64, is_run: bool, ops: &mut LogOps<'_>) {
-        let place = match self.segments.get(&ptr.segment) {
+        let own = self.segments.get(&ptr.segment).map(|place| (place.slot, place.end, Form::Own(place.seal)));
+        let form = Form::Original(ptr.segment);
+        let original = || self.originals.get(&ptr.segment).map(|place| (place.slot, place.end, form));
+        let place = match own.or_else(original) {
             None => Err("no such segment in this log"),
-            Some(place) if ptr.offset.saturating_add(u64::from(len)) > place.end => {
+            Some((_, end, _)) if ptr.offset.saturating_add(u64::from(len)) > end => {
                 Err("the record would reach beyond the end of its segment")
             }
-            Some(place) => Ok(place),
+            Some((slot, _, form)) => Ok((slot, form)),
         };
         let op = match place {
-            Ok(place) => ops.push(LogOp::Read { slot: place.slot, offset: ptr.offset, len: u64::from(len) }),
+            Ok((slot, _)) => ops.push(LogOp::Read { slot, offset: ptr.offset, len: u64::from(len) }),
             // Answers leave with completions only: ask the port something that every port can answer. A pointer like this
             // means damage, so the cost does not matter.
             Err(_) => ops.push(LogOp::List),
         };
-        self.pending.insert(op, Pending { ptr, len, token, seal: place.map(|place| place.seal), is_run });
+        self.pending.insert(op, Pending { ptr, len, token, form: place.map(|(_, form)| form), is_run });
     }
 
     /// The oldest segment that a read is under way in.
     pub fn lowest_in_use(&self) -> Option<SegmentId> {
-        self.pending.values().map(|read| read.ptr.segment).filter(|id| self.segments.contains_key(id)).min()
+        let known = |id: &SegmentId| self.segments.contains_key(id) || self.originals.contains_key(id);
+        self.pending.values().map(|read| read.ptr.segment).filter(known).min()
     }
 
     /// `false` if `op` is no read.
@@ -111,9 +142,9 @@ impl Reads {
         let damaged = |what| Fault::LogDamaged { segment, offset, what };
         let token = read.token;
         if read.is_run {
-            let result = match (read.seal, result) {
+            let result = match (read.form, result) {
                 (Err(what), _) => Err(damaged(what.to_owned())),
-                (Ok(seal), Ok(LogReply::Data(data))) => Ok(Run { seal, offset, data: data.clone() }),
+                (Ok(form), Ok(LogReply::Data(data))) => Ok(Run { form, offset, data: data.clone() }),
                 (Ok(_), Err(error)) => Err(unreadable(error)),
                 (Ok(_), result) => Err(damaged(unexpected("read", result))),
             };
@@ -121,7 +152,7 @@ impl Reads {
             return true;
         }
         let result = match result {
-            Err(error) if read.seal.is_ok() => Err(unreadable(error)),
+            Err(error) if read.form.is_ok() => Err(unreadable(error)),
             _ => verify(&read, result).map_err(damaged),
         };
         events.push(LogEvent::Read { token, result });
@@ -130,15 +161,19 @@ impl Reads {
 }
 
 fn verify(read: &Pending, result: &Result<LogReply, IoFault>) -> Result<Record, String> {
-    let seal = read.seal?;
+    let form = read.form?;
     let Ok(LogReply::Data(data)) = result else { return Err(unexpected("read", result)) };
-    record(seal, read.ptr.offset, read.len, data)
+    record(form, read.ptr.offset, read.len, data)
 }
 
-fn record(seal: Seal, offset: u64, len: u32, data: &Bytes) -> Result<Record, String> {
+fn record(form: Form, offset: u64, len: u32, data: &Bytes) -> Result<Record, String> {
     if data.len() as u64 != u64::from(len) {
         return Err(format!("only {} of {len} bytes are there", data.len()));
     }
+    let seal = match form {
+        Form::Own(seal) => seal,
+        Form::Original(_) => return v1::record::decode(data),
+    };
     let record = decode_record(seal, offset, data)?;
     if record_len(&record) as u64 != u64::from(len) {
         return Err(format!("the record has {} bytes, not {len}", record_len(&record)));

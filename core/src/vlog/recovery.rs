@@ -30,6 +30,7 @@ pub(super) struct Recovery {
     owner: Owner,
     salts: Salts,
     claims: IndexClaims,
+    before: Before,
     phase: Phase,
     /// The one read under way.
     reading: Option<OpId>,
@@ -121,6 +122,15 @@ struct New {
     fold: Fold,
 }
 
+/// What lies before our own log: value logs of the original.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    /// No segment of ours is at or below this.
+    pub floor: SegmentId,
+    /// The oldest that is there.
+    pub first: Option<SegmentId>,
+}
+
 /// What a completion led to.
 #[derive(Debug)]
 pub(super) enum Progress {
@@ -131,11 +141,12 @@ pub(super) enum Progress {
 }
 
 impl Recovery {
-    pub fn start(owner: Owner, salts: Salts, claims: IndexClaims, ops: &mut LogOps<'_>) -> Self {
+    pub fn start(owner: Owner, salts: Salts, claims: IndexClaims, before: Before, ops: &mut LogOps<'_>) -> Self {
         Self {
             owner,
             salts,
             claims,
+            before,
             phase: Phase::List,
             reading: Some(ops.push(LogOp::List)),
             asked: None,
@@ -143,7 +154,7 @@ impl Recovery {
             sizes: BTreeMap::new(),
             segments: BTreeMap::new(),
             empty: BTreeSet::new(),
-            highest_segment: claims.indexed_end.unwrap_or_default().segment,
+            highest_segment: claims.indexed_end.unwrap_or_default().segment.max(before.floor),
             highest_slot: SlotId::ZERO,
             torn: None,
             newest: None,
@@ -339,6 +350,13 @@ impl Recovery {
             self.empty.insert(slot);
             return Ok(());
         };
+        if seal.segment <= self.before.floor {
+            let what = format!(
+                "file {slot} claims to be this segment, which is a value log of the original (value/): restore the directory \
+                 from a copy"
+            );
+            return Err(damaged(seal.segment, 0, what));
+        }
         self.highest_segment = self.highest_segment.max(seal.segment);
         let start = first_record(seal, data);
         let segment = Segment { slot, seal, file_len, start };
@@ -545,8 +563,9 @@ impl Recovery {
         let id = SegmentId::new(self.highest_segment.raw().saturating_add(1));
         let (start, fold, copied) = match (&self.newest, verdict) {
             (None, _) | (_, Verdict::First) => {
-                let fold = Fold { first_live: id, ..Fold::default() };
-                (SegmentStart { first_live: id, ..EMPTY }, fold, Vec::new())
+                let first_live = self.before.first.unwrap_or(id);
+                let fold = Fold { first_live, ..Fold::default() };
+                (SegmentStart { first_live, ..EMPTY }, fold, Vec::new())
             }
             (Some(newest), Verdict::Keep) => {
                 (self.after(newest, newest.last.end, newest.last.seq, newest.fold), newest.fold, Vec::new())

@@ -78,6 +78,12 @@ impl Spare {
         self.counters.freed += 1;
     }
 
+    /// A file of the original is gone: it is never reused.
+    pub fn remove(&mut self, slot: SlotId, ops: &mut LogOps<'_>) {
+        self.counters.freed += 1;
+        self.removing.insert(ops.push(LogOp::Remove { slot }));
+    }
+
     /// Removes the files beyond `keep`, the shortest first.
     pub fn trim(&mut self, keep: usize, ops: &mut LogOps<'_>) {
         while self.free.len() > keep {

@@ -28,6 +28,11 @@ fn main() {
     let small: Vec<Vec<u8>> = payloads.iter().filter(|p| p.len() < 2_000).take(20).cloned().collect();
     write("value_log", &binlog_fuzz_targets::value_log::seed(&small));
     write("value_log", &binlog_fuzz_targets::value_log::seed(&[vec![5; 70_000], vec![6; 10], vec![7; 40_000]]));
+    if let Some(killed) = open(&capture.join("godir-killed/pump/value/000001.vlog")) {
+        let torn = killed.get(..1500).unwrap_or_default();
+        write("value_log_v1", &[torn, b"junk", killed.get(700..).unwrap_or_default()].concat());
+        write("value_log_v1", &killed);
+    }
     let jobs = lines(&capture.join("jobs.jsonl"));
     for job in spread(&jobs, 12) {
         write("history", job.as_bytes());

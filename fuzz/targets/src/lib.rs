@@ -9,6 +9,7 @@ pub mod history;
 pub mod registry;
 pub mod replies;
 pub mod value_log;
+pub mod value_log_v1;
 
 /// One target.
 pub type Target = fn(&[u8]);
@@ -25,4 +26,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("replies", replies::replies),
     ("row", codec::row),
     ("value_log", value_log::value_log),
+    ("value_log_v1", value_log_v1::value_log_v1),
 ];

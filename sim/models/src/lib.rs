@@ -12,6 +12,7 @@ pub mod rng;
 pub mod tidb;
 pub mod tikv;
 pub mod types;
+pub mod wire;
 
 #[cfg(test)]
 mod self_test;

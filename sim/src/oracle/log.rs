@@ -2,6 +2,7 @@
 //! order of fakes), finds acknowledged records in the durable image, and reads the whole chain for D4.
 
 use crate::disk::{PAGE, VirtualDisk};
+use crate::oracle::gc::GcWatch;
 use binlog_core::ids::SlotId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,6 +14,8 @@ pub const VERDICT_C: u8 = 6;
 pub const VERDICT_R: u8 = 7;
 /// A hint.
 pub const R: u8 = 4;
+pub const START: u8 = 1;
+pub const GC: u8 = 8;
 
 /// Kind, start_ts, commit_ts.
 pub type Name = (u8, u64, u64);
@@ -34,6 +37,9 @@ pub struct LogView {
     largest_fake: u64,
     /// A batch that was written and not synced yet.
     unsynced: Option<(SlotId, u64)>,
+    pub gc: GcWatch,
+    /// Verdicts that were written and not judged yet.
+    pub verdicts: Vec<Name>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +61,7 @@ impl LogView {
     /// The process starts anew.
     pub fn restart(&mut self) {
         self.unsynced = None;
+        self.gc.restart();
     }
 
     /// A write is about to be carried out.
@@ -62,7 +69,7 @@ impl LogView {
         let view = self.slots.entry(slot).or_default();
         if offset == 0 {
             *view = SlotView { segment: header_segment(bytes).unwrap_or(0), written: BTreeSet::new() };
-            return Ok(());
+            return self.gc.header(slot, view.segment);
         }
         for page in offset / PAGE..(offset + bytes.len()).div_ceil(PAGE) {
             if !view.written.insert(page) {
@@ -77,11 +84,17 @@ impl LogView {
             return Err(("D7", format!("batch {seq} reaches the disk before batch {before} is durable")));
         }
         self.unsynced = Some((slot, seq));
+        let whole = offset as u64;
+        let end = whole + (bytes.len() as u64).next_multiple_of(PAGE as u64);
+        self.gc.batch(slot, end, records.iter().map(|r| (whole + r.at as u64, r.name, r.payload)));
         for record in records {
             let places = self.places.entry(record.name).or_default();
             let is_new = places.is_empty();
             places.push(Place { slot, segment, at: offset + record.at + RECORD });
             let (kind, _, ts) = record.name;
+            if matches!(kind, VERDICT_C | VERDICT_R) {
+                self.verdicts.push(record.name);
+            }
             if kind == FAKE && is_new {
                 if ts <= self.largest_commit.max(self.largest_fake) {
                     let (c, f) = (self.largest_commit, self.largest_fake);
@@ -98,6 +111,7 @@ impl LogView {
     /// A sync of this slot was answered with success.
     pub fn synced(&mut self, slot: SlotId) {
         self.unsynced.take_if(|(own, _)| *own == slot);
+        self.gc.synced(slot);
     }
 
     /// D2: the record with this payload lies in the durable image, under a durable directory entry and header.
@@ -122,8 +136,18 @@ pub struct Chained {
     pub payload: Vec<u8>,
 }
 
-/// Every record that counts, in log order: from the newest segment along `previous`. `end`: where the log ends now.
-pub fn chain(disk: &VirtualDisk, end: (u64, u64)) -> Result<Vec<Chained>, String> {
+/// What counts of a log.
+#[derive(Debug)]
+pub struct Chain {
+    /// In log order.
+    pub records: Vec<Chained>,
+    /// The GC point and the first segment that GC left, as the records say.
+    pub point: u64,
+    pub first: u64,
+}
+
+/// Every record that counts: from the newest segment along `previous`, down to the first that GC left. `end`: where the log ends now.
+pub fn chain(disk: &VirtualDisk, end: (u64, u64)) -> Result<Chain, String> {
     let mut segments = BTreeMap::new();
     for (slot, file) in &disk.files {
         if let Some(segment) = durable_segment(&file.visible)
@@ -134,7 +158,8 @@ pub fn chain(disk: &VirtualDisk, end: (u64, u64)) -> Result<Vec<Chained>, String
     }
     let mut pieces = Vec::new();
     let (mut segment, mut until) = end;
-    while segment != 0 {
+    let (mut point, mut first) = (0, 0);
+    while segment != 0 && segment >= first {
         let bytes = segments.get(&segment).ok_or_else(|| format!("segment {segment} of the chain is missing"))?;
         let mut records = Vec::new();
         let mut previous = None;
@@ -147,7 +172,13 @@ pub fn chain(disk: &VirtualDisk, end: (u64, u64)) -> Result<Vec<Chained>, String
                 last = at + record.at + RECORD + record.payload.len();
                 if record.name.0 == START && previous.is_none() {
                     previous = Some((u64_at(record.payload, 0), u64_at(record.payload, 8)));
+                    first = first.max(u64_at(record.payload, 32));
+                    point = point.max(u64_at(record.payload, 40));
                 } else {
+                    if record.name.0 == GC {
+                        point = point.max(record.name.2);
+                        first = first.max(u64_at(record.payload, 0));
+                    }
                     let offset = (at + record.at) as u64;
                     records.push(Chained { segment, offset, name: record.name, payload: record.payload.to_vec() });
                 }
@@ -157,7 +188,7 @@ pub fn chain(disk: &VirtualDisk, end: (u64, u64)) -> Result<Vec<Chained>, String
         pieces.push(records);
         (segment, until) = previous.ok_or_else(|| format!("segment {segment} has no start"))?;
     }
-    Ok(pieces.into_iter().rev().flatten().collect())
+    Ok(Chain { records: pieces.into_iter().rev().flatten().collect(), point, first })
 }
 
 fn header_segment(bytes: &[u8]) -> Option<u64> {
@@ -192,7 +223,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-const START: u8 = 1;
 const FIRST: usize = 2 * PAGE;
 const BATCH: usize = 40;
 const RECORD: usize = 25;

@@ -1,6 +1,7 @@
 //! What must hold (invariants 1), judged from outside: from what the disks, links and models saw, never from what a machine
 //! believes of itself.
 
+pub mod gc;
 pub mod log;
 pub mod merge;
 pub mod node;

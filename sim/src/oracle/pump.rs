@@ -1,7 +1,7 @@
 //! Oracles of one Pump: watermark (W1, W2), index against log (D4), acknowledged data (D1), liveness of operations (H1).
 
 use crate::kv::{SimKv, Store};
-use crate::oracle::log::{C, Chained, FAKE, P, VERDICT_C, VERDICT_R};
+use crate::oracle::log::{C, Chain, Chained, FAKE, P, VERDICT_C, VERDICT_R};
 use binlog_core::ids::{CommitTs, LogPtr, SegmentId};
 use binlog_core::index::key;
 use binlog_core::index::op::Change;
@@ -101,20 +101,24 @@ fn u64_of(raw: &[u8]) -> u64 {
     raw.last_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b))
 }
 
-/// D4: the index is a fold of the whole log. Only when nothing is on its way from one to the other.
-pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
+/// D4: the index is a fold of the whole log. Only when nothing is on its way from one to the other. Commits up to the GC point are not in
+/// the index; prewrites that GC took may be. `gone`: the decision about this transaction was once in the log and may have been freed.
+pub fn index_is_fold(chain: &Chain, kv: &SimKv, gone: impl Fn(u64) -> bool) -> Judged {
     let err = |text: String| Err(("D4", text));
     let at = |r: &Chained| LogPtr { segment: SegmentId::new(r.segment), offset: r.offset };
     let mut starts: BTreeMap<u64, LogPtr> = BTreeMap::new();
+    // A prewrite that is repeated when GC has forgotten the transaction counts where it lies then.
+    let mut again: BTreeSet<(u64, LogPtr)> = BTreeSet::new();
     let mut decided = BTreeSet::new();
     let mut commits: BTreeMap<u64, u64> = BTreeMap::new();
     let mut verdicts: BTreeMap<u64, u64> = BTreeMap::new();
     let mut fakes = BTreeSet::new();
-    for r in chain {
+    for r in &chain.records {
         let (kind, start, commit) = r.name;
         match kind {
             P => {
                 starts.entry(start).or_insert_with(|| at(r));
+                again.insert((start, at(r)));
             }
             C => {
                 decided.insert(start);
@@ -134,7 +138,7 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
             _ => {}
         }
     }
-    for (ts, start) in &commits {
+    for (ts, start) in commits.range(chain.point + 1..) {
         let ptr = starts.get(start);
         match kv.visible.get(&key::commit(CommitTs::new(*ts))).map(|raw| CommitValue::decode(raw)) {
             Some(Ok(CommitValue::Commit { start_ts, prewrite, .. }))
@@ -155,9 +159,13 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
             if !known {
                 return err(format!("the index has commit {ts}, the log does not"));
             }
+            if ts.raw() <= chain.point {
+                return err(format!("the index has commit {ts}, the GC point is {}", chain.point));
+            }
         } else if let Ok(ptr) = key::parse_undecided(raw) {
             let start = value.get(..8).map_or(0, u64_of);
-            if starts.get(&start) != Some(&ptr) || !undecided.remove(&start) {
+            let listed = undecided.remove(&start) && starts.get(&start) == Some(&ptr);
+            if !listed && !(gone(start) && again.contains(&(start, ptr))) {
                 return err(format!("start {start} is listed as undecided at {ptr}, by the log it is not"));
             }
         } else if let Some(start) = raw.strip_prefix(b"start/") {
@@ -167,12 +175,13 @@ pub fn index_is_fold(chain: &[Chained], kv: &SimKv) -> Judged {
                 Ok(StartValue::Hint) => None,
                 Err(error) => return err(format!("start {start}: {error}")),
             };
-            if starts.get(&start).copied() != ptr {
+            let freed = ptr.is_some_and(|ptr| ptr.segment.raw() < chain.first);
+            if starts.get(&start).copied() != ptr && !freed && !gone(start) {
                 return err(format!("start {start} is indexed at {ptr:?}, lies at {:?}", starts.get(&start)));
             }
         }
     }
-    match undecided.first() {
+    match undecided.iter().find(|start| !gone(**start)) {
         Some(start) => err(format!("start {start} is undecided by the log, the index does not list it")),
         None => Ok(()),
     }

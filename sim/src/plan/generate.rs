@@ -9,7 +9,10 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     let root = Rng::new(seed);
     let mut config = config(&mut root.fork("config"), profile);
     rows(&mut root.fork("rows"), &mut config, profile);
-    let txns = txns(&root, &config);
+    gc(&mut root.fork("gc"), &mut config, profile);
+    verdicts(&mut root.fork("verdicts"), &mut config, profile);
+    let mut txns = txns(&root, &config);
+    fates(&root, &config, profile, &mut txns);
     let mut actions = actions(&root, &config, profile);
     if config.sync_log == 0 {
         // Without it an acknowledged write is safe from the death of the process only.
@@ -55,6 +58,56 @@ fn rows(rng: &mut Rng, config: &mut Config, profile: Profile) {
     config.spread = [6, 60, 5_000][rng.index(3)];
     // Rows need room: the smallest settings would only make everything slow.
     config.segment_bytes = config.segment_bytes.max(64 << 10);
+}
+
+/// GC in all plans of its profile and in a part of those with everything.
+fn gc(rng: &mut Rng, config: &mut Config, profile: Profile) {
+    let own = profile == Profile::Gc;
+    if !own && !(profile == Profile::Swarm && rng.percent(GC_PERCENT)) {
+        return;
+    }
+    config.gc_ms = [20, 200, 1_000][rng.index(3)];
+    config.gc_interval_ms = [60, 300, 1_500][rng.index(3)];
+    config.gc_age = u64::from(config.drainers == 0 && rng.percent(50));
+    config.flush_max_us = [3_000, 300_000][rng.index(2)];
+    if own && config.rows == 0 {
+        config.segment_bytes = [24 << 10, 32 << 10, 64 << 10][rng.index(3)];
+    }
+}
+
+/// In most worlds only TiKV knows what became of a transaction whose C does not come.
+fn verdicts(rng: &mut Rng, config: &mut Config, profile: Profile) {
+    config.verdicts = u64::from(!matches!(profile, Profile::Calm | Profile::Rot | Profile::Gc) && rng.percent(85));
+    if profile == Profile::Dup {
+        config.verdicts = 1;
+        config.pumps = rng.range(2, 3);
+        config.drainers = 1;
+        config.dup_percent = rng.range(20, 60);
+        config.lose_percent = rng.range(10, 40);
+    }
+}
+
+/// Clients that die, do not learn what became of their commit, or repeat themselves.
+fn fates(root: &Rng, config: &Config, profile: Profile, txns: &mut [TxnPlan]) {
+    if config.verdicts == 0 {
+        return;
+    }
+    // Each is believed to be lost after ten minutes (rules 1), through which the world sleeps: too many rounds of GC.
+    let vanishes = root.fork("vanish").percent(VANISH_PERCENT) && config.gc_ms == 0;
+    for txn in txns.iter_mut() {
+        let mut rng = root.fork_n("fate", u64::from(txn.id));
+        txn.fate = match (txn.fate, rng.below(100)) {
+            (Fate::Commit, 0..=4) => Fate::Undetermined,
+            (Fate::Commit, 5..=8) => Fate::Silent,
+            (Fate::Commit, 9..=12) => Fate::Die,
+            (Fate::Commit, 13..=16) if vanishes => Fate::Vanish,
+            (fate, _) => fate,
+        };
+        if profile == Profile::Dup {
+            txn.c_repeat = rng.below(4);
+            txn.p_again_us = if rng.percent(50) { rng.range(1_000, 1_500_000) } else { 0 };
+        }
+    }
 }
 
 fn txns(root: &Rng, config: &Config) -> Vec<TxnPlan> {
@@ -111,6 +164,43 @@ const DISK: &[Kind] = &[
     Kind::StallIndex,
 ];
 
+/// GC, and what interrupts it or must not mislead it.
+const GC: &[Kind] = &[
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::PowerLoss,
+    Kind::KillThenPower,
+    Kind::CrashLoop,
+    Kind::CrashLoop,
+    Kind::Stop,
+    Kind::FailSync,
+    Kind::FailWrite,
+    Kind::ShortWrite,
+    Kind::FailCreate,
+    Kind::FailCreate,
+    Kind::StallDisk,
+    Kind::LowSpace,
+    Kind::FillDisk,
+    Kind::FillDisk,
+    Kind::FailIndex,
+    Kind::StallIndex,
+    Kind::PdJump,
+    Kind::PdDown,
+    Kind::RegistryDown,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::Reset,
+    Kind::KillDrainer,
+    Kind::StopDrainer,
+    Kind::SlowRegistry,
+];
+
+/// They set the checkpoint back, perhaps below what GC took: then a new full copy is due.
+const SETS_CHECKPOINT_BACK: &[Kind] = &[Kind::SinkRestore, Kind::SinkFailOver];
+
+/// Plans of the swarm with GC.
+const GC_PERCENT: u64 = 35;
+
 const LOSES_UNSYNCED: &[Kind] = &[
     Kind::PowerLoss,
     Kind::KillThenPower,
@@ -161,13 +251,33 @@ const LIFECYCLE: &[Kind] = &[
 ];
 
 /// Only where the upstream is the TiDB model.
-const TIDB: &[Kind] = &[Kind::CrashTidb, Kind::CrashTidb, Kind::LoseKv, Kind::DropCommit, Kind::TikvGc];
+const TIDB: &[Kind] = &[Kind::CrashTidb, Kind::CrashTidb, Kind::LoseKv, Kind::DropCommit];
 
 /// Besides the one bit that flips.
 const ROT: &[Kind] = &[Kind::Kill, Kind::PowerLoss, Kind::CrashLoop, Kind::Stop];
 
 /// What only verdicts of TiKV heal (rules 1).
-const VERDICTS: &[Kind] = &[Kind::LoseCommit];
+const UNDETERMINED: &[Kind] = &[Kind::LoseCommit];
+
+/// What gets into the way of verdicts.
+const VERDICTS: &[Kind] = &[Kind::TikvGc, Kind::TikvGcForced, Kind::TikvDown, Kind::LoseVerdict];
+
+/// Acknowledgements that are lost, so that clients go to another Pump.
+const DUP: &[Kind] = &[
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::CutClients,
+    Kind::CutClients,
+    Kind::CutDrainer,
+    Kind::Reset,
+    Kind::StallDisk,
+    Kind::StallIndex,
+    Kind::KillDrainer,
+    Kind::PdDown,
+];
+
+/// Worlds in which clients die before TiKV hears of their transaction.
+const VANISH_PERCENT: u64 = 8;
 
 /// Worlds with rows cost several times as much as light ones.
 const ROWS_PERCENT: u64 = 20;
@@ -175,13 +285,15 @@ const ROWS_PERCENT: u64 = 20;
 /// Every fault that plans of this profile can hold.
 #[must_use]
 pub fn kinds(profile: Profile) -> Vec<Kind> {
-    let both = || DISK.iter().chain(NET).chain(TIDB).copied();
+    let both = || DISK.iter().chain(NET).chain(TIDB).chain(UNDETERMINED).chain(VERDICTS).copied();
     let mut kinds: Vec<Kind> = match profile {
         Profile::Calm => return Vec::new(),
         Profile::Swarm => both().collect(),
-        Profile::Net => NET.iter().chain(TIDB).copied().collect(),
+        Profile::Net => NET.iter().chain(TIDB).chain(UNDETERMINED).chain(VERDICTS).copied().collect(),
+        Profile::Dup => [DUP, TIDB, UNDETERMINED, VERDICTS].concat(),
         Profile::Disk => DISK.to_vec(),
-        Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Gc => GC.to_vec(),
+        Profile::Lifecycle => [LIFECYCLE, VERDICTS].concat(),
         Profile::Rot => [ROT, &[Kind::Rot]].concat(),
     };
     kinds.extend([Kind::Join, Kind::SlowRegistry]);
@@ -196,13 +308,21 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         Profile::Calm => Vec::new(),
         Profile::Swarm => DISK.iter().chain(NET).copied().collect(),
         Profile::Net => NET.to_vec(),
+        Profile::Dup => DUP.to_vec(),
         Profile::Disk => DISK.to_vec(),
         Profile::Lifecycle => LIFECYCLE.to_vec(),
+        Profile::Gc => GC.to_vec(),
         Profile::Rot => ROT.to_vec(),
     };
-    if config.rows > 0 && matches!(profile, Profile::Swarm | Profile::Net) {
+    if config.rows > 0 && matches!(profile, Profile::Swarm | Profile::Net | Profile::Dup) {
         kinds.extend(TIDB);
-        kinds.extend(VERDICTS.iter().filter(|_| config.verdicts > 0));
+        kinds.extend(UNDETERMINED.iter().filter(|_| config.verdicts > 0));
+    }
+    if config.verdicts > 0 && matches!(profile, Profile::Swarm | Profile::Net | Profile::Dup | Profile::Lifecycle) {
+        kinds.extend(VERDICTS);
+    }
+    if config.gc_ms > 0 {
+        kinds.retain(|kind| !SETS_CHECKPOINT_BACK.contains(kind));
     }
     // Swarm: each run leaves some kinds out, so that rare combinations meet.
     kinds.retain(|_| rng.percent(60));
@@ -211,7 +331,11 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
     let one = |i| {
         let mut rng = root.fork_n("action", i);
         let kind = kinds[rng.index(kinds.len())];
-        let ms = skewed(&mut rng, 10, 1_500);
+        let mut ms = skewed(&mut rng, 10, 1_500);
+        if profile == Profile::Gc && kind == Kind::PdJump && rng.percent(50) {
+            // Further than what is kept: hours.
+            ms = ms.saturating_mul(5_000);
+        }
         let (id, at_us) = (u32::try_from(i).unwrap_or(0), rng.below(end));
         Action { id, at_us, kind, node: rng.below(config.pumps), ms, n: rng.range(1, 3) }
     };

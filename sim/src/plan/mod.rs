@@ -22,16 +22,22 @@ pub enum Profile {
     Rot,
     /// Operators pause, close and start Pumps; processes die.
     Lifecycle,
+    /// GC with little to keep, small segments, full disks, everything that interrupts it.
+    Gc,
+    /// The same transaction on several Pumps, P and C repeated in every order (hazard 24).
+    Dup,
 }
 
 impl Profile {
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Calm, "calm"),
         (Self::Swarm, "swarm"),
         (Self::Net, "net"),
         (Self::Disk, "disk"),
         (Self::Rot, "rot"),
         (Self::Lifecycle, "lifecycle"),
+        (Self::Gc, "gc"),
+        (Self::Dup, "dup"),
     ];
 
     #[must_use]
@@ -118,8 +124,17 @@ settings! {
     tidbs = 2,
     /// How many different values a column takes: small ones collide.
     spread = 60,
-    /// 1: Pumps ask TiKV for verdicts. 0: the world tells every Pump the outcome, see `world/tidb`.
+    /// 1: clients die, give up and forget Pumps, and only TiKV tells what became of a P. 0: the world tells every Pump the
+    /// outcome, see `world/tidb`, and the clients of light worlds say it until it is acknowledged.
     verdicts = 0,
+    /// How long binlogs are kept, by PD's clock; 0: for ever.
+    gc_ms = 0,
+    /// Between two rounds of GC.
+    gc_interval_ms = 400,
+    /// 1: `gc-hold = "age"`; only without a Drainer, which would find a gap.
+    gc_age = 0,
+    /// Longest flush of the index.
+    flush_max_us = 3_000,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +144,14 @@ pub enum Fate {
     Rollback,
     /// The prewrite of the locks fails: there is no commit timestamp.
     Abort,
+    /// It commits, but its client does not learn it and sends R.
+    Undetermined,
+    /// It commits; then its client dies, and says nothing to any Pump.
+    Silent,
+    /// Its client dies between P and the commit; its lock expires.
+    Die,
+    /// Its client dies once P is sent, and TiKV never hears of it.
+    Vanish,
 }
 
 /// One transaction of the upstream.
@@ -206,6 +229,8 @@ kinds! {
     StallDisk = "stall-disk",
     /// The free space is reported below the limit for `ms`.
     LowSpace = "low-space",
+    /// Others fill the disk until prewrites must be refused, for `ms`.
+    FillDisk = "fill-disk",
     /// `n` operations of the index fail.
     FailIndex = "fail-index",
     StallIndex = "stall-index",
@@ -246,8 +271,14 @@ kinds! {
     DropCommit = "drop-commit",
     /// The answers to the next `n` commits are lost after the effect: R follows. Only verdicts heal it.
     LoseCommit = "lose-commit",
-    /// TiKV's GC drops the evidence older than `ms`.
+    /// TiKV's GC drops the evidence older than `ms`, as far as the services in PD let it.
     TikvGc = "tikv-gc",
+    /// … whatever services hold: their time was over, or an operator did it.
+    TikvGcForced = "tikv-gc-forced",
+    /// TiKV does not answer the questions of Pumps for `ms`: time-outs before or after the effect.
+    TikvDown = "tikv-down",
+    /// The next `n` answers of TiKV or PD about verdicts are lost, before or after the effect.
+    LoseVerdict = "lose-verdict",
     /// One bit at rest flips.
     Rot = "rot",
 }
@@ -285,6 +316,7 @@ impl Kind {
                 | Self::LoseKv
                 | Self::DropCommit
                 | Self::LoseCommit
+                | Self::LoseVerdict
                 | Self::Rot
         )
     }

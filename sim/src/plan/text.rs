@@ -4,7 +4,15 @@ use super::{Action, Config, Fate, Kind, Plan, Profile, TxnPlan, VERSION};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-const FATES: [(Fate, &str); 3] = [(Fate::Commit, "commit"), (Fate::Rollback, "rollback"), (Fate::Abort, "abort")];
+const FATES: [(Fate, &str); 7] = [
+    (Fate::Commit, "commit"),
+    (Fate::Rollback, "rollback"),
+    (Fate::Abort, "abort"),
+    (Fate::Undetermined, "undetermined"),
+    (Fate::Silent, "silent"),
+    (Fate::Die, "die"),
+    (Fate::Vanish, "vanish"),
+];
 
 impl Plan {
     #[must_use]

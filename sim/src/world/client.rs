@@ -1,12 +1,15 @@
-//! TiDBs as the Pumps see them: start_ts, P with the real client's way of retrying, locks, commit_ts after the
-//! acknowledgement, commit, C (late, repeated), R after every failure and to every Pump that may hold an orphan.
+//! TiDBs as the Pumps see them: start_ts, P with the real client's way of retrying, a lock in TiKV, commit_ts after the
+//! acknowledgement, commit, C (late, repeated), R after every failure.
 //!
-//! C and R are repeated until they are acknowledged, but some C are never sent: then TiKV tells what became of the transaction
-//! (`verdict`). Nothing else dies in between yet.
+//! Some C are never sent: then TiKV tells what became of the transaction (`verdict`). Without verdicts in the plan, all else is
+//! said to every Pump that may hold a P until it is acknowledged. With them clients die at any step, do not learn that they
+//! committed, forget the Pumps whose acknowledgement they did not get, and give C and R up; locks expire, also under clients
+//! that live.
 
 use super::event::Ev;
 use super::verdict::TxnFate;
 use super::{Allocated, MS, Owes, World};
+use crate::canary::PortCanary;
 use crate::oracle::log;
 use crate::plan::{Fate, Plan};
 use crate::rng::Rng;
@@ -17,7 +20,9 @@ use binlog_core::ids::WriteId;
 use binlog_core::node::status::NodeState;
 use binlog_core::proto::binlog::Binlog;
 use binlog_core::pump::input::Input;
+use binlog_core::time::Tso;
 use binlog_sim_models::registry::Kind;
+use binlog_sim_models::tikv::{Mutation, Tikv};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +40,7 @@ pub struct Client {
     /// A DDL that is not over: there is one at a time.
     ddl: Option<usize>,
     pub jobs: Vec<(i64, Bytes)>,
+    pub tikv: Tikv,
 }
 
 #[derive(Debug)]
@@ -55,6 +61,16 @@ pub struct Txn {
     committed: bool,
     /// C and R that are not acknowledged yet.
     unanswered: usize,
+    /// What happens in TiKV; apart from the rest, which is older.
+    kv: Rng,
+    /// Its lock was set, or refused.
+    locked: bool,
+    /// Somebody rolled it back: it can never commit.
+    lost: bool,
+    /// Its client died.
+    dead: bool,
+    /// Canary: a commit timestamp from before the acknowledgement.
+    early: Option<Tso>,
 }
 
 /// One unary call.
@@ -79,10 +95,17 @@ impl Call {
 pub enum Step {
     StartTs,
     SendP,
+    /// The lock reaches TiKV.
+    Lock,
     CommitTs,
     Commit,
-    Send { kind: u8, node: usize },
-    PAgain { node: usize },
+    Send {
+        kind: u8,
+        node: usize,
+    },
+    PAgain {
+        node: usize,
+    },
 }
 
 impl Client {
@@ -107,11 +130,17 @@ impl Client {
                 decided: false,
                 committed: false,
                 unanswered: 0,
+                kv: root.fork_n("light kv", u64::from(id)),
+                locked: false,
+                lost: false,
+                dead: false,
+                early: None,
             }
         };
         let txns: Vec<_> = plan.txns.iter().map(|t| txn(t.id, t.size)).collect();
         let running = if plan.config.rows > 0 { 0 } else { txns.len() };
-        Self { txns, next_call: 0, open: BTreeMap::new(), running, ddl: None, jobs: Vec::new() }
+        let (open, tikv) = (BTreeMap::new(), Tikv::default());
+        Self { txns, next_call: 0, open, running, ddl: None, jobs: Vec::new(), tikv }
     }
 
     /// The transaction that began at `start_ts`.
@@ -168,7 +197,8 @@ impl World {
             Step::StartTs => self.start_ts(txn),
             Step::SendP => self.send_p(txn),
             Step::CommitTs => self.commit_ts(txn),
-            Step::Commit => self.decide(txn, self.plan.txns[txn].fate == Fate::Commit),
+            Step::Lock => self.lock(txn),
+            Step::Commit => self.commit(txn),
             Step::Send { kind, node } => self.call(txn, kind, node),
             Step::PAgain { node } => {
                 let call = self.new_call(txn, log::P, node);
@@ -183,6 +213,7 @@ impl World {
             self.after(30 * MS, Ev::TxnStep { txn, step: Step::StartTs });
             return;
         };
+        let early = if self.canary == Some(PortCanary::AsyncCommitOn) { self.tso() } else { None };
         let plan = &self.plan.txns[txn];
         let state = &mut self.client.txns[txn];
         state.start_ts = ts.raw();
@@ -197,6 +228,12 @@ impl World {
             binlog.prewrite_value = Some(state.value.clone());
         }
         state.p = binlog.encode_to_vec().into();
+        state.early = early;
+        // An abort: perhaps another's lock is in the way.
+        if plan.fate != Fate::Vanish && (plan.fate != Fate::Abort || state.kv.percent(50)) {
+            let wait = state.kv.below(10_000) * 1000;
+            self.after(wait, Ev::TxnStep { txn, step: Step::Lock });
+        }
         self.send_p(txn);
     }
 
@@ -210,7 +247,7 @@ impl World {
         let state = &mut self.client.txns[txn];
         state.attempts += 1;
         if state.attempts > MAX_ATTEMPTS {
-            self.decide(txn, false);
+            self.fails(txn);
             return;
         }
         if nodes.is_empty() {
@@ -220,6 +257,88 @@ impl World {
         let node = nodes[state.rng.index(nodes.len())];
         state.sent.insert(node);
         self.call(txn, log::P, node);
+        if self.plan.txns[txn].fate == Fate::Vanish {
+            self.dies(txn);
+        }
+    }
+
+    fn lock(&mut self, txn: usize) {
+        let verdicts = self.plan.config.verdicts > 0;
+        let state = &mut self.client.txns[txn];
+        if state.decided && !state.dead {
+            return;
+        }
+        let (start, key) = (state.start_ts, state.start_ts.to_be_bytes());
+        // GC leaves the newest value of a key, but no mere lock.
+        let value = if state.kv.percent(50) { Mutation::Lock } else { Mutation::Put(Bytes::from_static(b"v")) };
+        let ttl_ms = match state.kv.below(100) {
+            // The client does not prolong it in time.
+            0..20 if verdicts => state.kv.range(100, 1_500),
+            _ => ALIVE_MS,
+        };
+        state.locked = true;
+        state.lost |= self.client.tikv.prewrite(&[(key.to_vec(), value)], &key, start, ttl_ms).is_err();
+        if self.client.txns[txn].dead {
+            self.expires(txn);
+        }
+    }
+
+    /// Nobody prolongs its lock any more.
+    fn expires(&mut self, txn: usize) {
+        let since = self.pd.physical_ms(self.now / MS);
+        let start = self.client.txns[txn].start_ts;
+        let key = start.to_be_bytes();
+        let Some(mut lock) = self.client.tikv.mvcc(&key).lock.filter(|lock| lock.start_ts == start) else { return };
+        lock.ttl_ms = since.saturating_sub(Tso::new(start).physical_ms()) + LOCK_TTL_MS;
+        // Decided meanwhile: then there is no lock to prolong.
+        let _ = self.client.tikv.put_lock(&key, lock);
+    }
+
+    /// The client dies: nobody says or commits anything from here on.
+    fn dies(&mut self, txn: usize) {
+        let state = &mut self.client.txns[txn];
+        (state.dead, state.decided) = (true, true);
+        self.line(Weight::Short, &format!("txn-{txn}"), || "its client dies".to_owned());
+        self.expires(txn);
+        self.maybe_over(txn);
+    }
+
+    /// TiKV rolled it back, because a Pump or GC asked about a lock that had expired.
+    pub(super) fn rolled_back(&mut self, start: u64) {
+        let Some(state) = self.client.txns.iter_mut().find(|txn| txn.begun && txn.start_ts == start) else { return };
+        state.lost = true;
+        if let Some(known) = self.allocated.get_mut(&state.commit_ts) {
+            known.commits = false;
+        }
+    }
+
+    /// The commit, or the end, reaches TiKV.
+    fn commit(&mut self, txn: usize) {
+        let state = &mut self.client.txns[txn];
+        if !state.locked {
+            self.after(2 * MS, Ev::TxnStep { txn, step: Step::Commit });
+            return;
+        }
+        let (start, commit, keys) = (state.start_ts, state.commit_ts, [state.start_ts.to_be_bytes().to_vec()]);
+        let wants = self.plan.txns[txn].fate != Fate::Rollback;
+        let committed = wants && !state.lost && self.client.tikv.commit(&keys, start, commit).is_ok();
+        if committed {
+            self.judge_commit(start, commit);
+        } else {
+            self.rolled_back(start);
+            let _ = self.client.tikv.rollback(&keys, start);
+        }
+        self.decide(txn, committed);
+    }
+
+    /// The client gives the transaction up.
+    fn fails(&mut self, txn: usize) {
+        let state = &self.client.txns[txn];
+        // Where no lock was set, there is no trace of it.
+        if state.locked {
+            let _ = self.client.tikv.rollback(&[state.start_ts.to_be_bytes().to_vec()], state.start_ts);
+        }
+        self.decide(txn, false);
     }
 
     pub(super) fn new_call(&mut self, txn: usize, kind: u8, node: usize) -> Call {
@@ -311,6 +430,9 @@ impl World {
             return;
         }
         let Call { txn, kind, node, .. } = call;
+        if kind == log::P && self.client.txns[txn].decided {
+            return;
+        }
         if kind == log::P {
             if !ok {
                 let wait = self.client.txns[txn].rng.below(50) * MS;
@@ -323,7 +445,7 @@ impl World {
             self.pumps[node].accepted.insert(state.start_ts, state.p.clone());
             let think = self.plan.txns[txn].think_us * 1000;
             if self.plan.txns[txn].fate == Fate::Abort {
-                self.decide(txn, false);
+                self.fails(txn);
             } else {
                 // The request is made now at the earliest; PD allocates when it arrives.
                 let wait = think + self.tso_latency();
@@ -336,6 +458,9 @@ impl World {
                 self.pumps[node].committed.insert(state.commit_ts);
             }
             self.maybe_over(txn);
+        } else if self.plan.config.verdicts > 0 && self.client.txns[txn].kv.percent(30) {
+            self.client.txns[txn].unanswered -= 1;
+            self.maybe_over(txn);
         } else {
             let wait = 20 + self.client.txns[txn].rng.below(200);
             self.after(wait * MS, Ev::TxnStep { txn, step: Step::Send { kind, node } });
@@ -343,13 +468,19 @@ impl World {
     }
 
     fn commit_ts(&mut self, txn: usize) {
-        let Some(ts) = self.tso() else {
+        let early = self.client.txns[txn].early.take();
+        let Some(ts) = early.or_else(|| self.tso()) else {
             self.after(30 * MS, Ev::TxnStep { txn, step: Step::CommitTs });
             return;
         };
-        let commits = self.plan.txns[txn].fate == Fate::Commit;
+        let fate = self.plan.txns[txn].fate;
+        if fate == Fate::Die {
+            self.dies(txn);
+            return;
+        }
         let state = &mut self.client.txns[txn];
         state.commit_ts = ts.raw();
+        let commits = fate != Fate::Rollback && !state.lost;
         let Some(pump) = state.accepted else { return };
         let (start_ts, p, digest) = (state.start_ts, state.p.clone(), state.digest);
         let wait = state.rng.below(3_000) * 1000;
@@ -361,6 +492,7 @@ impl World {
     /// The transaction is committed in TiKV, or it failed for certain. Its client tells every Pump that may hold its P.
     fn decide(&mut self, txn: usize, committed: bool) {
         let plan = self.plan.txns[txn].clone();
+        let verdicts = self.plan.config.verdicts > 0;
         let state = &mut self.client.txns[txn];
         state.decided = true;
         state.committed = committed;
@@ -368,14 +500,20 @@ impl World {
         let accepted = state.accepted;
         let mut sends = Vec::new();
         for node in state.sent.clone() {
-            if committed && accepted == Some(node) {
+            // Its client remembers the Pump whose acknowledgement it took only.
+            let forgotten = verdicts && accepted.is_some_and(|own| own != node) && state.kv.percent(50);
+            if forgotten || (committed && plan.fate == Fate::Silent) {
+                continue;
+            }
+            if committed && plan.fate != Fate::Undetermined && accepted == Some(node) {
                 // A client that dies here never sends its C: the Pump has to ask TiKV.
                 if plan.c_repeat == 0 && state.rng.below(100) < NEVER_PERCENT {
                     continue;
                 }
                 sends.extend((0..=plan.c_repeat).map(|i| (log::C, node, plan.c_delay_us * 1000 + i * 40 * MS)));
             } else {
-                sends.push((log::R, node, state.rng.below(20) * MS));
+                let late = if plan.fate == Fate::Undetermined { plan.c_delay_us * 1000 } else { 0 };
+                sends.push((log::R, node, late + state.rng.below(20) * MS));
             }
         }
         state.unanswered = sends.len();
@@ -417,5 +555,9 @@ impl World {
 const TIMEOUT_MS: u64 = 700;
 /// Commits whose C is never sent.
 const NEVER_PERCENT: u64 = 8;
+/// The TTL of a lock whose client prolongs it.
+const ALIVE_MS: u64 = 86_400_000;
+/// … and what is left of it when the client dies.
+const LOCK_TTL_MS: u64 = 1_000;
 /// Attempts at P before the transaction fails.
 const MAX_ATTEMPTS: u32 = 30;

@@ -142,6 +142,21 @@ impl DrainerNode {
     }
 }
 
+/// The registry's entry of a Drainer that has been here before, without a checkpoint.
+pub(super) fn known_before() -> NodeStatus {
+    NodeStatus {
+        node_id: "drainer-0".to_owned(),
+        host: "drainer-0:8249".to_owned(),
+        state: NodeState::Paused,
+        is_alive: false,
+        score: 0,
+        label: serde_json::Value::Null,
+        max_commit_ts: 0,
+        update_ts: 0,
+        token: None,
+    }
+}
+
 impl World {
     pub(super) fn start_drainer(&mut self) {
         if self.drainer.proc.is_some() || self.plan.config.drainers == 0 {

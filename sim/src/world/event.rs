@@ -1,6 +1,7 @@
 //! Events and their order: by time, then by the order in which they were scheduled.
 
 use super::client::{Call, Step};
+use super::verdict::Ask;
 use binlog_core::drainer;
 use binlog_core::ids::{CommitTs, OpId};
 use binlog_core::index::op::IndexOp;
@@ -74,6 +75,23 @@ pub enum Ev {
         node: usize,
         inc: u32,
         op: OpId,
+    },
+    /// The driver measures the free space.
+    Measure {
+        node: usize,
+        inc: u32,
+    },
+    /// A question about a verdict reaches TiKV or PD.
+    PumpAsks {
+        node: usize,
+        inc: u32,
+        ask: Box<Ask>,
+    },
+    /// Somebody decides about a prewrite that the Pump cannot decide.
+    Operator {
+        node: usize,
+        inc: u32,
+        start: u64,
     },
     /// Somebody looks after a Pump that is read-only.
     Supervise {
@@ -188,6 +206,7 @@ impl Ev {
             Self::PumpPut { op, .. } => (11, op.raw()),
             Self::PumpNotify { op, .. } => (12, op.raw()),
             Self::PumpListDrainers { op, .. } => (60, op.raw()),
+            Self::Measure { node, .. } => (70, *node as u64),
             Self::Supervise { node, .. } => (13, *node as u64),
             Self::TxnBegin { txn } => (14, *txn as u64),
             Self::TxnStep { txn, .. } => (15, *txn as u64),
@@ -214,6 +233,8 @@ impl Ev {
             Self::TidbRestart { server } => (38, *server as u64),
             Self::TidbSettle => (37, 0),
             Self::Crash { node, .. } => (33, *node as u64),
+            Self::PumpAsks { node, .. } => (39, *node as u64),
+            Self::Operator { start, .. } => (40, *start),
         };
         kind << 56 ^ who
     }

@@ -2,13 +2,16 @@
 //! D4, A1).
 
 use super::event::Ev;
+use super::pump::SPACE_LIMIT;
 use super::{MS, World};
+use crate::oracle::gc::Bounds;
 use crate::oracle::log::{C, Name, P, chain};
 use crate::oracle::pump::{index_is_fold, indexes};
 use crate::plan::{Kind, Profile};
 use crate::rng::{Rng, skewed};
 use crate::sink::Way;
 use crate::trace::Weight;
+use binlog_core::index::key;
 use binlog_core::pump::input::{Action, Input};
 use binlog_core::time::Tso;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,8 +69,13 @@ impl World {
                 self.after(ms, Ev::ActionEnd(index));
             }
             Kind::StallDisk => pump.disk_stall = until,
+            Kind::FillDisk => {
+                self.fill_disk(node, &action);
+                self.after(ms, Ev::ActionEnd(index));
+            }
             Kind::LowSpace => {
-                self.space(node, 1 << 10);
+                pump.low_space = until;
+                self.space(node);
                 self.after(ms, Ev::ActionEnd(index));
             }
             Kind::FailIndex => pump.kv.armed = n,
@@ -94,7 +102,10 @@ impl World {
                 self.stop_drainer();
                 self.after(ms, Ev::ActionEnd(index));
             }
-            Kind::CrashTidb | Kind::LoseKv | Kind::DropCommit | Kind::LoseCommit | Kind::TikvGc => {
+            Kind::TikvGc | Kind::TikvGcForced => self.collect(&action),
+            Kind::TikvDown => self.tikv_down = until,
+            Kind::LoseVerdict => self.lose_verdict += action.n,
+            Kind::CrashTidb | Kind::LoseKv | Kind::DropCommit | Kind::LoseCommit => {
                 self.tidb_fault(index, &action);
             }
             Kind::SinkLostBefore => self.drainer.sink.ways().push_back(Way::LostBefore),
@@ -138,7 +149,11 @@ impl World {
             Kind::Stop => self.after(MS, Ev::PumpStart { node }),
             Kind::CrashTidb => self.tidb_fault_ends(&action),
             Kind::NoSpace => self.pumps[node].disk.armed.no_space = false,
-            Kind::LowSpace => self.space(node, 1 << 40),
+            Kind::LowSpace => self.space(node),
+            Kind::FillDisk => {
+                self.pumps[node].disk.capacity = crate::disk::UNLIMITED;
+                self.space(node);
+            }
             Kind::PdDown => self.pd.set_up(true),
             Kind::StopDrainer if self.drainer.is_running() && self.stopping.get(&index) == Some(&self.drainer.inc) => {
                 self.after(100 * MS, Ev::ActionEnd(index));
@@ -161,9 +176,53 @@ impl World {
         }
     }
 
-    fn space(&mut self, node: usize, available: u64) {
-        let inc = self.pumps[node].inc;
+    /// Others leave the disk so full that prewrites must be refused now or soon, but never what has to go on (R33).
+    fn fill_disk(&mut self, node: usize, action: &crate::plan::Action) {
+        let mut rng = Rng::new(self.plan.seed).fork_n("fill-disk", u64::from(action.id));
+        let room = rng.below(self.plan.config.segment_bytes * 3);
+        let pump = &mut self.pumps[node];
+        pump.disk.capacity = pump.disk.used() + SPACE_LIMIT + room;
+    }
+
+    /// The driver measures the free space.
+    fn space(&mut self, node: usize) {
+        let low = self.pumps[node].low_space > self.now;
+        let pump = &mut self.pumps[node];
+        let (inc, free) = (pump.inc, pump.disk.free());
+        let available = if low { 1 << 10 } else { free };
+        let spare = pump.disk.files.iter().filter(|(slot, _)| pump.view.gc.is_spare(**slot));
+        let own = self.plan.config.segment_bytes;
+        let prepared: u64 = spare.map(|(_, file)| (file.visible.len() as u64).min(own)).sum();
+        let enough = SPACE_LIMIT + 2 * own;
+        pump.may_prewrite = available + prepared.min(2 * own) > enough;
         self.pump_input(node, inc, Input::Space { available, capacity: 1 << 41 });
+    }
+
+    pub(super) fn measure(&mut self, node: usize, inc: u32) {
+        if self.pumps.get(node).is_some_and(|pump| pump.inc == inc && pump.proc.is_some()) {
+            self.space(node);
+            // Once the faults are over nothing takes space any more.
+            let every = if self.now < self.plan.config.horizon_ms * MS { MEASURE_MS } else { MEASURE_MS * 20 };
+            self.after(every * MS, Ev::Measure { node, inc });
+        }
+    }
+
+    /// G1, G2, when a GC record is written.
+    pub(super) fn judge_gc(&mut self, node: usize) {
+        let Some(fresh) = self.pumps[node].view.gc.take_fresh() else { return };
+        let config = &self.plan.config;
+        let kept = Tso::new(self.largest_tso).physical_ms().saturating_sub(config.gc_ms);
+        let checkpoint = (config.gc_age == 0 && config.drainers > 0).then(|| self.drainer.checkpoint());
+        let pump = &self.pumps[node];
+        let number =
+            |raw: &[u8], at: usize| raw.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let flushed = pump.kv.flushed(key::META_INDEXED_END).map_or((0, 0), |raw| (number(raw, 0), number(raw, 8)));
+        let stored = pump.kv.visible.get(key::META_WATERMARK).map_or(0, |raw| number(raw, 0));
+        let bounds = Bounds { watermark: stored, age: Tso::compose(kept, 0).raw(), checkpoint, flushed };
+        let judged = pump.view.gc.judges(fresh, &bounds).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
+        let frees = fresh.1 > pump.view.gc.first;
+        self.note(|| format!("gc record{}", if frees { " that frees segments" } else { "" }));
+        self.judge(judged);
     }
 
     /// Faults are over: what is down starts, what is cut heals. From here on the world has to converge.
@@ -171,6 +230,7 @@ impl World {
         self.line(Weight::Short, "plan", || "faults are over".to_owned());
         self.pd.set_up(true);
         (self.registry_down, self.registry_slow) = (0, 0);
+        (self.tikv_down, self.lose_verdict) = (0, 0);
         self.plan.config.lose_percent = 0;
         self.drainer.sink.ways().clear();
         self.tidb_heal();
@@ -179,7 +239,9 @@ impl World {
             pump.disk.armed = crate::disk::Armed::default();
             pump.kv.armed = 0;
             (pump.clients_cut, pump.drainer_cut, pump.disk_stall, pump.index_stall) = (0, 0, 0, 0);
-            self.space(node, 1 << 40);
+            pump.low_space = 0;
+            pump.disk.capacity = crate::disk::UNLIMITED;
+            self.space(node);
         }
         self.after(100 * MS, Ev::Look);
     }
@@ -199,6 +261,8 @@ impl World {
             self.after(200 * MS, Ev::Look);
             return;
         }
+        self.pass_the_time();
+        self.judge_held();
         let over = self.client.running == 0 && self.tidb.as_ref().is_none_or(|tidb| tidb.is_over());
         if over && self.target.is_none() {
             self.target = self.tso().map(|ts| ts.raw());
@@ -253,6 +317,8 @@ impl World {
                 self.trace.fold(to);
                 self.trace.point(self.now, || format!("watermark of pump-{node}"), Tso::new(to).physical_ms());
                 let pump = &self.pumps[node];
+                // What GC took was there.
+                let from = from.max(pump.view.gc.point).min(to);
                 let owed =
                     self.allocated.range((Excluded(from), Included(to))).filter(|(_, a)| a.commits && a.pump == node);
                 let missing =
@@ -272,22 +338,23 @@ impl World {
     fn check_log(&mut self, node: usize) {
         let pump = &self.pumps[node];
         let Some(status) = pump.proc.as_ref().map(|p| p.pump.status()).filter(|_| !pump.rotten) else { return };
-        let records = match chain(&pump.disk, (status.durable.segment.raw(), status.durable.offset)) {
-            Ok(records) => records,
+        let log = match chain(&pump.disk, (status.durable.segment.raw(), status.durable.offset)) {
+            Ok(log) => log,
             Err(text) => return self.violate("D4", format!("pump {node}: {text}")),
         };
-        let folds = index_is_fold(&records, &pump.kv).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
+        let gone = |start| pump.view.gc.may_be_gone(start);
+        let folds = index_is_fold(&log, &pump.kv, gone).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
         let mut lost = Ok(());
         if self.plan.config.sync_log == 1 {
-            let held: BTreeMap<Name, &[u8]> = records.iter().map(|r| (r.name, r.payload.as_slice())).collect();
+            let held: BTreeMap<Name, &[u8]> = log.records.iter().map(|r| (r.name, r.payload.as_slice())).collect();
             for (start, p) in &pump.accepted {
-                if held.get(&(P, *start, 0)) != Some(&p.as_ref()) {
+                if held.get(&(P, *start, 0)) != Some(&p.as_ref()) && !gone(*start) {
                     lost = Err(("D1", format!("pump {node} lost the prewrite of start {start}")));
                 }
             }
             let commits: BTreeSet<u64> = held.keys().filter(|name| name.0 == C).map(|name| name.2).collect();
             for ts in &pump.committed {
-                if !commits.contains(ts) {
+                if !commits.contains(ts) && *ts > log.point {
                     lost = Err(("D1", format!("pump {node} lost commit {ts}")));
                 }
             }
@@ -299,6 +366,9 @@ impl World {
     fn final_checks(&mut self) {
         for node in 0..self.pumps.len() {
             let idle = self.pumps[node].proc.as_ref().map(|p| p.pump.status());
+            if idle.as_ref().is_some_and(|s| !s.space_writable) {
+                self.violate("R33", format!("pump {node} refuses prewrites, though there is space again"));
+            }
             if idle.is_some_and(|s| s.indexed == s.durable && s.read_only.is_none()) {
                 self.check_log(node);
             }
@@ -320,6 +390,8 @@ impl World {
     }
 }
 
+/// Between two measurements of free space.
+const MEASURE_MS: u64 = 100;
 /// Virtual milliseconds within which the world must converge once the faults are over: the longest back-offs of the machines
 /// (30 s) and a full drain fit.
 const CONVERGE_MS: u64 = 100_000;

@@ -87,12 +87,23 @@ pub struct World {
     drainer: DrainerNode,
     /// By commit timestamp: everything that ever fetched one.
     pub allocated: BTreeMap<u64, Allocated>,
+    /// Start → the Pump in whose log a verdict says that it was rolled back.
+    judged_rolled_back: BTreeMap<u64, usize>,
+    /// When TiKV was first seen to know about a prewrite that holds a watermark, once faults are over.
+    evidence: BTreeMap<u64, u64>,
+    /// Time that passed in which nothing happened, and when the world woke from it.
+    slept: (u64, u64),
+    /// TiKV does not answer Pumps until then.
+    tikv_down: u64,
+    /// So many answers of TiKV and PD to Pumps are lost.
+    lose_verdict: u64,
     /// Lives that an action asked to stop.
     stopping: BTreeMap<usize, u32>,
     /// Everything at or below must arrive everywhere; set when all transactions are over.
     target: Option<u64>,
     /// Calls of operators.
     next_action: u64,
+    largest_tso: u64,
     pub violation: Option<Violation>,
     finished: bool,
     /// Faults that took effect.
@@ -125,9 +136,15 @@ impl World {
             next_stream: 0,
             drainer: DrainerNode::new(&plan, canary),
             allocated: BTreeMap::new(),
+            judged_rolled_back: BTreeMap::new(),
+            evidence: BTreeMap::new(),
+            slept: (0, 0),
+            tikv_down: 0,
+            lose_verdict: 0,
             stopping: BTreeMap::new(),
             target: None,
             next_action: 0,
+            largest_tso: 0,
             violation: None,
             finished: false,
             fired: BTreeMap::new(),
@@ -143,6 +160,10 @@ impl World {
     fn set_up(&mut self) {
         for node in 0..usize::try_from(self.plan.config.pumps).unwrap_or(1) {
             self.add_pump(node);
+        }
+        if self.plan.config.gc_ms > 0 && self.plan.config.drainers > 0 {
+            // It was there before: GC waits for its first checkpoint.
+            self.registry.put(binlog_sim_models::registry::Kind::Drainer, &drainer::known_before());
         }
         if self.plan.config.drainers > 0 {
             self.after(self.plan.seed % 50 * MS, Ev::DrainerStart);
@@ -206,7 +227,10 @@ impl World {
             Ev::PumpPut { node, inc, op, status } => self.pump_put(node, inc, op, &status),
             Ev::PumpNotify { node, inc, op } => self.pump_notify(node, inc, op),
             Ev::PumpListDrainers { node, inc, op } => self.pump_list_drainers(node, inc, op),
+            Ev::PumpAsks { node, inc, ask } => self.pump_asked(node, inc, *ask),
+            Ev::Operator { node, inc, start } => self.operator_decides(node, inc, start),
             Ev::Supervise { node, inc } => self.supervise(node, inc),
+            Ev::Measure { node, inc } => self.measure(node, inc),
             Ev::TxnBegin { txn } if self.tidb.is_some() => self.tidb_begin(txn),
             Ev::TxnBegin { txn } => self.txn_begin(txn),
             Ev::TxnStep { txn, step } => self.txn_step(txn, step),
@@ -251,7 +275,9 @@ impl World {
     }
 
     fn tso(&mut self) -> Option<Tso> {
-        self.pd.tso(self.now / MS).ok()
+        let tso = self.pd.tso(self.now / MS).ok();
+        self.largest_tso = self.largest_tso.max(tso.map_or(0, |ts| ts.raw()));
+        tso
     }
 
     fn line(&mut self, weight: Weight, node: &str, text: impl FnOnce() -> String) {

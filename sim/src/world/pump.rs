@@ -3,6 +3,7 @@
 
 use super::client::{CLUSTER, Call};
 use super::event::Ev;
+use super::verdict::Ask;
 use super::{MS, RegistryWay, World};
 use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
@@ -20,7 +21,7 @@ use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::config::{GcConfig, PumpConfig, StreamMemory};
+use binlog_core::pump::config::{GcConfig, GcHold, PumpConfig, StreamMemory};
 use binlog_core::pump::effect::Effect;
 use binlog_core::pump::input::{Action, Input};
 use binlog_core::pump::machine::Pump;
@@ -55,17 +56,25 @@ pub struct PumpNode {
     /// Where its reader is.
     pub reader: u64,
     pub rotten: bool,
+    /// The free space is reported as nothing until then.
+    pub low_space: u64,
+    /// By the last measurement there is room for prewrites besides the reserve (rules 6).
+    pub may_prewrite: bool,
 }
 
 /// One life of the process.
 pub struct Proc {
     pub pump: Pump,
     born: u64,
+    /// What its clock went on while the whole world slept.
+    pub slept: u64,
     armed: u64,
     log: BTreeMap<u64, VecDeque<(OpId, LogOp)>>,
     index: VecDeque<(OpId, IndexOp)>,
     pub writes: BTreeMap<WriteId, Call>,
     pub next_write: u64,
+    /// An operator's decisions that are not answered: start by call.
+    pub commands: BTreeMap<WriteId, u64>,
     supervised: bool,
     /// Calls of Notify that the Drainer has not answered: operation by call.
     pub notifies: BTreeMap<u64, OpId>,
@@ -106,12 +115,14 @@ impl PumpNode {
             committed: BTreeSet::new(),
             reader: 0,
             rotten: false,
+            low_space: 0,
+            may_prewrite: true,
         }
     }
 
     fn mono(&self, now: u64) -> MonoTime {
-        let born = self.proc.as_ref().map_or(now, |p| p.born);
-        MonoTime::from_nanos((now - born) / 1000 * self.rate)
+        let lived = self.proc.as_ref().map_or(0, |p| now - p.born + p.slept);
+        MonoTime::from_nanos(lived / 1000 * self.rate)
     }
 
     pub fn reason(&self) -> String {
@@ -154,13 +165,16 @@ impl World {
             fake_interval_ms: c.fake_ms,
             fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
-            stop_write_at_available_space: 1 << 20,
+            stop_write_at_available_space: SPACE_LIMIT,
             max_payload_bytes: 8 << 20,
             previous,
             wiped_directory_tso_needed: false,
             stream_memory: stream_memory(self.plan.seed, (node as u64) << 32 | u64::from(pump.inc)),
-            // The oracles of the log know no GC yet.
-            gc: GcConfig { keep_ms: u64::MAX, ..GcConfig::default() },
+            gc: GcConfig {
+                keep_ms: if c.gc_ms > 0 { c.gc_ms } else { u64::MAX },
+                hold: if c.gc_age == 1 { GcHold::Age } else { GcHold::Drainers },
+                interval_ms: c.gc_interval_ms,
+            },
         };
         let now = self.now;
         let pump = &mut self.pumps[node];
@@ -169,11 +183,13 @@ impl World {
         pump.proc = Some(Proc {
             pump: Pump::new(config),
             born: now,
+            slept: 0,
             armed: u64::MAX,
             log: BTreeMap::new(),
             index: VecDeque::new(),
             writes: BTreeMap::new(),
             next_write: 0,
+            commands: BTreeMap::new(),
             supervised: false,
             notifies: BTreeMap::new(),
             checked: false,
@@ -184,6 +200,9 @@ impl World {
         self.trace.life(now, || format!("pump-{node}"), true);
         self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
+        if self.plan.config.gc_ms > 0 {
+            self.after(MS, Ev::Measure { node, inc });
+        }
         if self.plan.config.readers > 0 {
             self.after(20 * MS, Ev::ReaderOpen { node, inc });
         }
@@ -229,6 +248,12 @@ impl World {
         proc.pump.check();
         let after = proc.pump.status();
         let moved = pump.life.is_now(after.state);
+        let reserved = match before.as_ref() {
+            Some(b) if written == Some(Written::Prewrite) && after.accepted > b.accepted && !pump.may_prewrite => {
+                Err(("R33", "a prewrite takes what is reserved for commits".to_owned()))
+            }
+            _ => Ok(()),
+        };
         let wrote = match (written, before) {
             (Some(kind), Some(before)) => pump.life.wrote(kind, &before, &after),
             _ => Ok(()),
@@ -237,6 +262,7 @@ impl World {
             |judged: Result<(), (&'static str, String)>| judged.map_err(|(o, t)| (o, format!("pump {node}: {t}")));
         self.judge(name(moved));
         self.judge(name(wrote));
+        self.judge(name(reserved));
         self.after_pump(node, inc);
     }
 
@@ -253,7 +279,7 @@ impl World {
         let Some(proc) = &mut pump.proc else { return };
         if let Some(deadline) = proc.pump.next_deadline() {
             let at = proc.born + deadline.nanos().div_ceil(rate) * 1000;
-            let at = at.max(self.now + 1000);
+            let at = at.saturating_sub(proc.slept).max(self.now + 1000);
             if proc.armed != at {
                 proc.armed = at;
                 self.events.push(at, Ev::PumpTick { node, inc, at });
@@ -305,11 +331,21 @@ impl World {
                 let wait = self.latency();
                 self.after(wait, Ev::PumpListDrainers { node, inc, op });
             }
-            Effect::MvccByKey { op, key } => self.pump_asks_versions(node, inc, op, &key),
-            Effect::CheckTxnStatus { op, request } => self.pump_asks_status(node, inc, op, &request),
-            Effect::GetGcSafePoint { op } => self.pump_asks_safe_point(node, inc, op),
-            Effect::HoldGc { op, safe_point, .. } => self.pump_holds_gc(node, inc, op, safe_point),
-            Effect::WriteReply { write, result } => self.write_replied(node, write, result.is_ok()),
+            Effect::MvccByKey { op, key } => self.pump_asks(node, inc, Ask::Versions { op, key }),
+            Effect::CheckTxnStatus { op, request } => {
+                self.pump_asks(node, inc, Ask::Status { op, request: Box::new(request) });
+            }
+            Effect::GetGcSafePoint { op } => self.pump_asks(node, inc, Ask::SafePoint { op }),
+            Effect::HoldGc { op, service, ttl_seconds, safe_point } => {
+                let ttl_seconds = u64::try_from(ttl_seconds).unwrap_or(0);
+                self.pump_asks(node, inc, Ask::Hold { op, service, ttl_seconds, safe_point });
+            }
+            Effect::WriteReply { write, result } => {
+                match self.pumps[node].proc.as_mut().and_then(|p| p.commands.remove(&write)) {
+                    Some(start) => self.operator_answered(node, start, &result),
+                    None => self.write_replied(node, write, result.is_ok()),
+                }
+            }
             Effect::StreamItems { stream, items } => {
                 for item in items {
                     self.item_sent(node, stream, item);
@@ -359,6 +395,10 @@ impl World {
         let text = fault.to_string();
         self.note(|| format!("fault {}", text.split([':', ' ']).take(2).collect::<Vec<_>>().join(" ")));
         self.line(Weight::Short, &format!("pump-{node}"), || format!("FAULT {text}"));
+        if let Fault::Undecidable { start_ts, .. } = fault {
+            self.undecidable(node, inc, start_ts.raw());
+            return;
+        }
         let pump = &mut self.pumps[node];
         // A start that met a read error knows no segments; what streams then say follows from it.
         let follows = text.contains("no such segment") && pump.proc.as_ref().is_some_and(|p| p.supervised);
@@ -415,6 +455,11 @@ impl World {
                 many => pump.view.written(*slot, at, &many.concat()),
             };
         }
+        match &request {
+            LogOp::Fill { slot, .. } => judged = pump.view.gc.wipes(*slot, "is filled"),
+            LogOp::Remove { slot } => judged = pump.view.gc.wipes(*slot, "is removed"),
+            _ => {}
+        }
         let armed = pump.disk.armed.clone();
         let result = pump.disk.execute(&request);
         let left = &pump.disk.armed;
@@ -426,12 +471,18 @@ impl World {
             (Injected::FailCreate, left.create < armed.create),
             (Injected::NoSpace, armed.no_space && matches!(result, Err(IoFault::NoSpace(_)))),
         ];
-        if let (LogOp::Sync { slot }, Ok(_)) = (&request, &result) {
-            pump.view.synced(*slot);
+        match (&request, &result) {
+            (LogOp::Sync { slot }, Ok(_)) => pump.view.synced(*slot),
+            (LogOp::Sync { .. } | LogOp::Write { .. }, Err(_)) => pump.view.gc.failed(),
+            _ => {}
         }
         fired.into_iter().filter(|(_, fired)| *fired).for_each(|(kind, _)| self.fires(kind));
         self.trace.fold(op.raw() << 1 | u64::from(result.is_ok()));
         self.judge(judged);
+        self.judge_gc(node);
+        for verdict in std::mem::take(&mut self.pumps[node].view.verdicts) {
+            self.judge_verdict(node, verdict);
+        }
         if more {
             self.schedule_log(node, inc, slot);
         }
@@ -456,7 +507,8 @@ impl World {
         }
         if matches!(request, IndexOp::Scan { .. } | IndexOp::Flush) {
             // They leave the queue: what follows may be done first.
-            let wait = skewed(&mut self.pumps[node].rng, 5, 3000) * 1000;
+            let max = if matches!(request, IndexOp::Flush) { self.plan.config.flush_max_us } else { 3000 };
+            let wait = skewed(&mut self.pumps[node].rng, 5, max) * 1000;
             self.after(wait, Ev::IndexAside { node, inc, op, request: Box::new(request) });
         } else {
             self.index_executed(node, inc, op, request);
@@ -466,7 +518,9 @@ impl World {
     pub(super) fn index_executed(&mut self, node: usize, inc: u32, op: OpId, request: IndexOp) {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc && p.proc.is_some()) else { return };
         let judged = match &request {
-            IndexOp::Apply(changes) => pump.watch.applies(changes, &pump.kv),
+            IndexOp::Apply(changes) => {
+                pump.watch.applies(changes, &pump.kv).and_then(|()| pump.view.gc.applies(changes))
+            }
             _ => Ok(()),
         };
         let armed = pump.kv.armed;
@@ -480,12 +534,6 @@ impl World {
     }
 
     // ---- PD and registry ----
-
-    /// A reply of TiKV or PD is on its way.
-    pub(super) fn pump_answered(&mut self, node: usize, inc: u32, input: Input) {
-        let wait = self.latency();
-        self.after(wait, Ev::PumpInput { node, inc, input: Box::new(input) });
-    }
 
     pub(super) fn pump_tso(&mut self, node: usize, inc: u32, op: OpId) {
         let result = self.tso().ok_or_else(|| IoFault::Unavailable("PD has no leader".to_owned()));
@@ -555,6 +603,9 @@ impl World {
         self.notify_done(node, inc, op, result.map_err(IoFault::Unavailable));
     }
 }
+
+/// Prewrites are refused at or below it, and at what is reserved behind it.
+pub(super) const SPACE_LIMIT: u64 = 1 << 20;
 
 /// Each life of a Pump keeps another amount for streams, so that items come from memory, from index and log, and from both in turn.
 fn stream_memory(seed: u64, life: u64) -> StreamMemory {

@@ -28,6 +28,8 @@ pub struct Stream {
     /// The last delivery that is scheduled: order is kept.
     fifo: u64,
     ending: bool,
+    /// It asked for what GC took.
+    refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +46,24 @@ impl World {
         let rewind = self.rng.percent(10);
         let last = if rewind { 0 } else { self.pumps[node].reader };
         let credit = [200, 5_000, 1 << 20][self.rng.index(3)];
-        self.open(Stream { node, inc: 0, to: To::Reader, last, credit, sent: last, fifo: 0, ending: false });
+        self.open(Stream {
+            node,
+            inc: 0,
+            to: To::Reader,
+            last,
+            credit,
+            sent: last,
+            fifo: 0,
+            ending: false,
+            refused: false,
+        });
     }
 
     pub(super) fn open_source(&mut self, source: SourceId, pump: &NodeId, last: CommitTs, credit: u64) {
         let node = (0..self.pumps.len()).find(|n| node_id(*n) == *pump).unwrap_or(0);
         let to = To::Drainer { inc: self.drainer.inc, source };
         let last = last.raw();
-        self.open(Stream { node, inc: 0, to, last, credit, sent: last, fifo: 0, ending: false });
+        self.open(Stream { node, inc: 0, to, last, credit, sent: last, fifo: 0, ending: false, refused: false });
     }
 
     fn open(&mut self, stream: Stream) {
@@ -79,8 +91,11 @@ impl World {
             return;
         }
         let inc = self.pumps[node].inc;
+        let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.inc = inc;
+            // Everything but "what you hold" is refused below the GC point (hazard 1).
+            stream.refused = last != 0 && last < floor;
         }
         let last = CommitTs::new(last);
         self.pump_input(
@@ -97,8 +112,21 @@ impl World {
         self.trace.fold(ts);
         let payload: Bytes = if payload[1].is_empty() { payload[0].clone() } else { payload.concat().into() };
         let watermark = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.status().watermark.raw());
+        let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         let Some(own) = self.streams.get_mut(&stream.raw()) else { return };
-        let before = std::mem::replace(&mut own.sent, ts);
+        let mut before = std::mem::replace(&mut own.sent, ts);
+        if before == 0 {
+            // "What you hold" begins at the GC point.
+            before = floor.min(ts - 1);
+        }
+        if own.refused {
+            let last = own.last;
+            self.violate(
+                "S3",
+                format!("pump {node} serves {ts} to a stream that asked for {last}, below the GC point"),
+            );
+            return;
+        }
         if ts <= before || ts > watermark {
             self.violate("S1", format!("pump {node} sends {ts} after {before}, its watermark is {watermark}"));
             return;
@@ -125,8 +153,11 @@ impl World {
 
     fn judge_item(&self, node: usize, start_ts: i64, ts: u64, payload: &[u8]) -> Result<(), (&'static str, String)> {
         // W4: by its client's C, or by a verdict about a prewrite that its client sent here too.
-        let own = |txn: &super::client::Txn| txn.is_committed() && txn.was_sent_to(node);
-        let known = self.allocated.get(&ts).filter(|a| a.commits && own(&self.client.txns[a.txn as usize]));
+        let own = |start: u64| match &self.tidb {
+            Some(tidb) => tidb.was_sent_to(start, node),
+            None => self.client.of_start(start).is_some_and(|txn| txn.is_committed() && txn.was_sent_to(node)),
+        };
+        let known = self.allocated.get(&ts).filter(|a| a.commits && own(a.start_ts));
         let Some(a) = known else {
             return Err(("D3", format!("pump {node} sends {ts}, which nobody committed through it")));
         };
@@ -144,7 +175,10 @@ impl World {
         own.ending = true;
         let at = own.fifo.max(self.now) + 100_000;
         let error = result.map_or_else(|reject| reject.to_string(), |()| String::new());
+        // GC waits for the Drainer, not for a reader.
+        let below_gc = own.to == To::Reader && self.plan.config.gc_ms > 0 && error.contains(BELOW_GC);
         let expected = error.is_empty()
+            || below_gc
             || error.contains("injected")
             || error.contains("no such segment")
             || error.contains("shutting down")
@@ -183,6 +217,10 @@ impl World {
         }
         match stream.to {
             To::Reader => {
+                if error.contains(BELOW_GC) {
+                    self.note(|| "reader below the GC point".to_owned());
+                    self.pumps[node].reader = 0;
+                }
                 let wait = 50 + self.rng.below(200);
                 let inc = self.pumps[node].inc;
                 self.after(wait * MS, Ev::ReaderOpen { node, inc });
@@ -242,3 +280,6 @@ impl World {
         self.plan.config.readers == 0 || self.pumps.iter().all(|p| p.rotten || p.reader >= target)
     }
 }
+
+/// Part of the refusal of a stream that asks for what GC took.
+const BELOW_GC: &str = "purged binlog TS";

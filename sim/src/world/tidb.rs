@@ -11,6 +11,7 @@
 use super::client::Call as Written;
 use super::event::Ev;
 use super::pump::node_id;
+use super::verdict::TxnFate;
 use super::{Allocated, MS, Owes, World};
 use crate::oracle::log::{C, Name, P, R};
 use crate::plan::{Action, Kind, Plan};
@@ -28,7 +29,7 @@ use binlog_sim_models::tidb::ddl::DdlWeights;
 use binlog_sim_models::tidb::ops::Weights;
 use binlog_sim_models::tidb::request::{BinlogKind, Call, KvOp, Reply, Request, Token};
 use binlog_sim_models::tidb::{Cluster, Config};
-use binlog_sim_models::tikv::{KvError, Tikv, TxnStatus};
+use binlog_sim_models::tikv::{KvError, Tikv};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +163,22 @@ impl Upstream {
         {
             prewrite.at.insert(node, Told::Outcome);
         }
+    }
+
+    pub fn was_sent_to(&self, start: u64, node: usize) -> bool {
+        self.prewrites.get(&start).is_some_and(|prewrite| prewrite.at.contains_key(&node))
+    }
+
+    pub(super) fn fate(&self, start: u64) -> TxnFate {
+        match self.committed.get(&start) {
+            Some(ts) => TxnFate::Committed(*ts),
+            None if self.cluster.is_running(start) => TxnFate::Running,
+            None => TxnFate::RolledBack,
+        }
+    }
+
+    pub(super) fn primary_key(&self, start: u64) -> Bytes {
+        self.prewrites.get(&start).and_then(|prewrite| prewrite.binlog.prewrite_key.clone()).unwrap_or_default()
     }
 
     /// Whether this table is there for a transaction that commits at `ts`.
@@ -369,6 +386,7 @@ impl World {
         self.trace.fold(commit_ts);
         self.line(Weight::Short, &format!("txn-{start_ts}"), || format!("committed at {commit_ts}"));
         self.allocated.insert(commit_ts, known);
+        self.judge_commit(start_ts, commit_ts);
         let promised = self.pumps[pump].watch.highest;
         if promised >= commit_ts {
             let text = format!("start {start_ts} commits at {commit_ts}, but pump {pump} has published {promised}");
@@ -450,7 +468,6 @@ impl World {
 
     pub(super) fn tidb_fault(&mut self, index: usize, action: &Action) {
         let server = usize::try_from(action.node).unwrap_or(0);
-        let now = self.now / MS;
         let Some(tidb) = &mut self.tidb else { return };
         let server = server % tidb.servers;
         match action.kind {
@@ -461,25 +478,6 @@ impl World {
             Kind::LoseKv => tidb.lose_kv += action.n,
             Kind::DropCommit => tidb.drop_commit = (action.n, action.ms),
             Kind::LoseCommit => tidb.lose_commit += action.n,
-            Kind::TikvGc => {
-                // The GC worker resolves old locks first; while one is alive, it does not collect.
-                let Ok(point) = self.pd.advance_gc(now, action.ms) else { return };
-                let Ok(ts) = self.pd.tso(now) else { return };
-                let locks = tidb.tikv.old_locks(point);
-                let mut alive = false;
-                for (key, lock) in locks {
-                    match tidb.tikv.check_txn_status(&lock.primary, lock.start_ts, ts.raw(), true) {
-                        Ok(TxnStatus::Committed { commit_ts }) => {
-                            tidb.tikv.resolve(&key, lock.start_ts, Some(commit_ts));
-                        }
-                        Ok(TxnStatus::RolledBack(_)) => tidb.tikv.resolve(&key, lock.start_ts, None),
-                        Ok(TxnStatus::Locked { .. }) | Err(_) => alive = true,
-                    }
-                }
-                if !alive {
-                    tidb.tikv.gc(point);
-                }
-            }
             _ => {}
         }
     }

@@ -20,7 +20,6 @@ pub mod regions;
 mod tikv;
 mod tls_front;
 pub mod tso;
-mod wire;
 
 use anyhow::{Context, Result};
 use binlog_cluster::generated::pdpb::pd_server::PdServer;

@@ -1,6 +1,6 @@
 //! The TiKV service: requests are checked against the region that they name, then answered by the model.
 
-use crate::{Shared, regions, wire};
+use crate::{Shared, regions};
 use binlog_cluster::generated::tikvpb::tikv_server::Tikv;
 use binlog_core::proto::kvrpcpb::{
     CheckTxnStatusRequest, CheckTxnStatusResponse, Context, GetRequest, GetResponse, MvccGetByKeyRequest,
@@ -8,6 +8,7 @@ use binlog_core::proto::kvrpcpb::{
 };
 use binlog_core::proto::{errorpb, metapb};
 use binlog_sim_models::tikv::Snapshot;
+use binlog_sim_models::wire;
 use bytes::Bytes;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};

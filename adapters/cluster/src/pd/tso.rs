@@ -11,7 +11,8 @@ use super::{ATTEMPTS, HasHeader, RETRY_FIRST, RETRY_MAX, TSO_TIMEOUT, check_head
 use crate::error::PdError;
 use binlog_core::proto::pdpb;
 use binlog_core::time::Tso;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,8 @@ use tonic::Streaming;
 /// Callers' end; the task ends when the last one is dropped.
 pub(super) struct Handle {
     calls: mpsc::Sender<Call>,
+    /// When a slow timestamp was said last.
+    said: Mutex<Option<Instant>>,
 }
 
 struct Call {
@@ -27,6 +30,9 @@ struct Call {
     reply: oneshot::Sender<Result<Tso, PdError>>,
 }
 
+/// A timestamp that took longer is said (spec pump 4.3), not more often than [`SAY_EVERY`].
+const SLOW: Duration = Duration::from_millis(30);
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Callers that may wait before the next one has to queue outside. Far above what one process has in flight.
 const QUEUE: usize = 4096;
 /// Largest count of one request: PD refuses what does not fit into the 18 logical bits.
@@ -34,7 +40,25 @@ const MAX_BATCH: usize = 4096;
 
 impl Handle {
     pub async fn get(&self) -> Result<Tso, PdError> {
-        let deadline = Instant::now() + TSO_TIMEOUT;
+        let begun = Instant::now();
+        let result = self.ask(begun + TSO_TIMEOUT).await;
+        let took = begun.elapsed();
+        if took > SLOW && result.is_ok() && self.may_say() {
+            tracing::warn!("cost time" = ?took, "get timestamp too slow");
+        }
+        result
+    }
+
+    fn may_say(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+        if may {
+            *said = Some(Instant::now());
+        }
+        may
+    }
+
+    async fn ask(&self, deadline: Instant) -> Result<Tso, PdError> {
         let (reply, answer) = oneshot::channel();
         match tokio::time::timeout_at(deadline, self.calls.send(Call { deadline, reply })).await {
             Err(_) => return Err(timeout("Tso", TSO_TIMEOUT, None)),
@@ -49,7 +73,7 @@ impl Handle {
 pub(super) fn spawn(members: Arc<Members>) -> Handle {
     let (calls, inbox) = mpsc::channel(QUEUE);
     tokio::spawn(run(members, inbox));
-    Handle { calls }
+    Handle { calls, said: Mutex::default() }
 }
 
 async fn run(members: Arc<Members>, mut inbox: mpsc::Receiver<Call>) {

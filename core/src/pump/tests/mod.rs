@@ -6,6 +6,7 @@ mod gc;
 mod gc_canary;
 mod life;
 mod offline;
+mod original;
 mod random;
 mod recovery;
 mod streams;

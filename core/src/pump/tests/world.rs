@@ -15,6 +15,7 @@ use crate::pump::machine::Pump;
 use crate::pump::verdict::Verdict;
 use crate::time::{MonoTime, Tso};
 use crate::vlog::op::{LogOp, LogReply};
+use crate::vlog::v1;
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
@@ -327,6 +328,26 @@ impl World {
         self.disk.index.keys().filter(|key| key.starts_with(prefix.as_bytes())).count()
     }
 
+    /// A value log of the original.
+    pub fn put_original(&mut self, number: u32, contents: Vec<u8>) {
+        self.disk.files.insert(v1::slot(number), File { visible: contents.clone(), durable: contents });
+    }
+
+    pub fn remove_original(&mut self, number: u32) {
+        self.disk.files.remove(&v1::slot(number));
+    }
+
+    pub fn originals(&self) -> Vec<(u32, u64)> {
+        let files = self.disk.files.iter();
+        files.filter_map(|(slot, file)| Some((v1::file_of(*slot)?, file.visible.len() as u64))).collect()
+    }
+
+    /// Everything in the index except what depends on when it was flushed.
+    pub fn index_contents(&self) -> Vec<(Bytes, Bytes)> {
+        let of = |key: &Bytes| !key.starts_with(b"meta/flushed_end") && !key.starts_with(b"meta/notify");
+        self.disk.index.iter().filter(|(key, _)| of(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     pub fn unflushed(&self) -> usize {
         self.disk.unflushed.len()
     }
@@ -390,7 +411,8 @@ impl Disk {
     fn log(&mut self, request: LogOp, broken: &Broken) -> Result<LogReply, IoFault> {
         Ok(match request {
             LogOp::List => {
-                LogReply::Slots(self.files.iter().map(|(slot, file)| (*slot, file.visible.len() as u64)).collect())
+                let own = self.files.iter().filter(|(slot, _)| v1::file_of(**slot).is_none());
+                LogReply::Slots(own.map(|(slot, file)| (*slot, file.visible.len() as u64)).collect())
             }
             LogOp::Create { slot } => {
                 self.files.entry(slot).or_default();

@@ -23,13 +23,14 @@ usage: sim COMMAND
   minimise SEED|--plan FILE [--profile P] [--canary NAME] [--runs N]
                             the smallest plan that fails in the same way, as text
   canary [NAME] [--seeds A..B] [--jobs N]
-                            every mutation must be caught; needs a build with --features canary
+                            every mutation must be caught, those of GC in profile gc; needs a build with
+                            --features canary
   coverage [--seeds A..B] [--profile P]
                             faults that fired, states and transitions that were seen
   determinism [--seeds A..B] [--profile P]
                             every seed twice: same trace, same verdict
 
-profiles: calm, swarm (default), net, disk, rot.
+profiles: calm, swarm (default), net, disk, rot, lifecycle, gc, dup.
 exit codes: 0 all well, 1 an oracle objected, 2 wrong use, 3 not deterministic, 4 a canary was not caught,
 5 a run of 2,000 seeds or more in which a fault of the profile never took effect
 ";
@@ -233,14 +234,17 @@ impl Args {
             let sweep = Sweep {
                 seeds,
                 jobs: self.jobs()?,
-                profile: self.profile()?,
+                profile: if self.text("profile").is_some() { self.profile()? } else { Canary::profile(name) },
                 options: Options { canary: Some(canary), ..Options::default() },
                 stop: true,
                 quiet: true,
             };
             let done = sweep.run();
             match done.failures.first_key_value() {
-                Some((seed, v)) => println!("caught  {name:<28} seed {seed:<5} {}: {}", v.0, clip(&v.1)),
+                Some((seed, v)) => {
+                    let profile = sweep.profile.name();
+                    println!("caught  {name:<28} {profile} seed {seed:<5} {}: {}", v.0, clip(&v.1));
+                }
                 None => {
                     missed += 1;
                     println!("MISSED  {name:<28} in {} seeds", done.count);

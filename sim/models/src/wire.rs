@@ -1,11 +1,11 @@
-//! The models' answers as TiKV's messages (spec pd_tikv). The forms are those of the recorded replies: what that store leaves
-//! out (`not_found`, the TTL in a key's history) is left out here.
+//! Their answers as TiKV's messages (spec pd_tikv), for the simulator and for the stand-in behind real sockets. The forms are
+//! those of the recorded replies: what that store leaves out (`not_found`, the TTL in a key's history) is left out here.
 
+use crate::tikv::{self, KvError, Lock, Mutation, Pair, TxnStatus, Write, WriteKind};
 use binlog_core::proto::kvrpcpb::{
     Action, CheckTxnStatusResponse, KeyError, KvPair, LockInfo, MvccInfo, MvccLock, MvccValue, MvccWrite, Op,
     TxnNotFound,
 };
-use binlog_sim_models::tikv::{self, KvError, Lock, Mutation, Pair, TxnStatus, Write, WriteKind};
 use bytes::Bytes;
 
 /// An error about a key.
@@ -132,7 +132,7 @@ fn value_of(value: &Mutation) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use binlog_sim_models::tikv::Tikv;
+    use crate::tikv::Tikv;
     use std::collections::BTreeSet;
 
     #[test]
