@@ -261,6 +261,8 @@ impl Writer {
             Err(_) => {
                 self.roll_back(&key, start_ts)?;
                 self.finish(start_ts, None).await;
+                // While every Pump is set aside that comes at once, and nobody else would have a turn.
+                tokio::time::sleep(POLL).await;
                 return Ok(());
             }
         };
