@@ -9,7 +9,7 @@ use binlog_core::proto::binlog::{Meta, PullBinlogReq};
 use bytes::{BufMut, Bytes};
 use http::{Request, Response};
 use prost::Message;
-use prost::encoding::{encode_key, encode_varint, encoded_len_varint, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
