@@ -9,7 +9,7 @@ How fast the Pump takes binlogs on this machine. Starts the Pump (release build)
 transactions to it. In the same run, alternating with it, what the machine allows at best: a gRPC server that only answers,
 and a loop that writes batches of the same size and waits for fdatasync. The load generator shares the cores with all of them.
 
-  --quick            about two minutes: 2 s per measurement, once each (without it: 8 s, three times)
+  --quick            three to four minutes: 2 s per measurement, once each (without it: 8 s, three times)
   --seconds S        length of one measurement
   --rounds N         how often each is repeated, Pump and limits in turn; the table shows medians
   --connections N    gRPC connections at most (default 100); writers are spread over them

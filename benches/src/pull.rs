@@ -87,11 +87,13 @@ pub fn commit_ts_of(item: &Bytes) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use binlog_core::binlog::item::commit_suffix;
 
     #[test]
     fn the_commit_is_read_from_the_end() {
+        let commit_ts = CommitTs::new(470_000_000_000_000_000);
         let mut item = vec![0xff; 100];
-        Binlog { tp: 1, commit_ts: 470_000_000_000_000_000, ..Binlog::default() }.encode(&mut item).unwrap();
+        item.extend_from_slice(&commit_suffix(commit_ts, &Bytes::new()));
         assert_eq!(commit_ts_of(&item.into()), 470_000_000_000_000_000);
         assert_eq!(commit_ts_of(&Bytes::from_static(b"xyz")), 0);
     }

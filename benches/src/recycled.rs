@@ -2,10 +2,12 @@
 //! and whether rotation, GC and compaction of the index show in the latency.
 
 use crate::load::{self, Measured};
+use crate::procfs::{self, ThreadUsage};
 use crate::report::{Table, at_most, size};
 use crate::rounds::{Bench, Reached, median_of};
 use crate::servers::Pump;
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const SIZES: [usize; 2] = [1 << 10, 10 << 10];
@@ -14,6 +16,9 @@ const OPEN_WRITERS: usize = 100;
 const GC_EVERY: Duration = Duration::from_millis(250);
 /// Stretches of load before segments are recycled at the latest.
 const WARM_UP: usize = 60;
+
+/// Segments reused, and freed, before the recycled phase counts as begun.
+const ROUNDTRIPS: u64 = 2;
 
 /// What `GET /status/pump` says of slots.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,7 @@ impl Bench<'_> {
             "recycled: per byte",
             "of it zeros",
             "segments reused",
+            "written by",
             "tx/s",
             "CPU s/100k",
         ]);
@@ -58,7 +64,7 @@ impl Bench<'_> {
             let fresh = load::closed(&self.target(&pump, writers).await?, &load, writers, 0.0, seconds).await?;
             let fresh_zeros = slots(&pump).await?.filled_bytes - before.filled_bytes;
             self.until_recycled(&pump, payload).await?;
-            let before = slots(&pump).await?;
+            let (before, threads) = (slots(&pump).await?, procfs::threads(pump.pid())?);
             let mut recycled = Vec::new();
             for _ in 0..options.rounds {
                 let target = self.target(&pump, writers).await?;
@@ -77,6 +83,7 @@ impl Bench<'_> {
                 ),
                 part(after.filled_bytes - before.filled_bytes, accepted),
                 (after.reused - before.reused).to_string(),
+                by_thread(&threads, &procfs::threads(pump.pid())?),
                 format!("{:.0}", median_of(&recycled, Measured::per_second)),
                 format!("{:.2}", median_of(&recycled, Measured::cpu_per_100k)),
             ]);
@@ -111,20 +118,37 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Load and GC until segments are reused and nothing is filled any more.
+    /// Load and GC until some segments were reused and freed without one being filled anew.
     async fn until_recycled(&self, pump: &Pump, payload: usize) -> Result<()> {
         let load = self.load(payload);
+        let mut since = slots(pump).await?;
         for _ in 0..WARM_UP {
-            let before = slots(pump).await?;
             let target = self.target(pump, self.options.writers).await?;
             with_gc(pump, load::closed(&target, &load, self.options.writers, 0.0, 1.0)).await?;
-            let after = slots(pump).await?;
-            if after.reused > before.reused && after.freed > before.freed && after.filled_bytes == before.filled_bytes {
+            let now = slots(pump).await?;
+            if now.filled_bytes != since.filled_bytes {
+                since = now;
+            }
+            if now.reused >= since.reused + ROUNDTRIPS && now.freed >= since.freed + ROUNDTRIPS {
                 return Ok(());
             }
         }
         anyhow::bail!("GC recycles no segments; the Pump says {}", pump.status().await?)
     }
+}
+
+/// Shares of the bytes that were given to write calls.
+fn by_thread(before: &BTreeMap<String, ThreadUsage>, after: &BTreeMap<String, ThreadUsage>) -> String {
+    let own = |(name, usage): (&String, &ThreadUsage)| {
+        let old = before.get(name).map_or(0, |old| old.write_bytes);
+        (usage.write_bytes.saturating_sub(old), name.clone())
+    };
+    let mut shares: Vec<_> = after.iter().map(own).collect();
+    shares.sort_unstable_by(|a, b| b.cmp(a));
+    let all: u64 = shares.iter().map(|(bytes, _)| bytes).sum();
+    let part = |bytes: u64| 100.0 * bytes as f64 / all.max(1) as f64;
+    let shown = shares.iter().filter(|(bytes, _)| part(*bytes) >= 1.0);
+    shown.map(|(bytes, name)| format!("{name} {:.0} %", part(*bytes))).collect::<Vec<_>>().join(", ")
 }
 
 /// Runs `load` while GC is asked for all the time.
