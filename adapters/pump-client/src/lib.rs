@@ -186,6 +186,8 @@ impl PumpClient {
     }
 
     async fn write(&self, kind: Kind, start_ts: StartTs, payload: Bytes) -> End {
+        // Where no Pump is available the answer is there at once: who tries again in a loop must not starve its runtime.
+        tokio::task::yield_now().await;
         let inner = &*self.inner;
         let mut write = inner.decisions().begin(inner.now(), kind, start_ts);
         loop {

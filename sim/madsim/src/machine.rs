@@ -67,6 +67,7 @@ impl Machine for Watched {
             Input::Space { .. } => (7, 0),
             Input::Shutdown => (8, 0),
             Input::Tick => (9, 0),
+            Input::TriggerGc => (11, 0),
             Input::Action { call, .. } | Input::ReadBinlog { call, .. } => (10, *call),
             Input::Resolve { write, .. } | Input::ReleaseFrozen { write } => (10, write.raw()),
         };

@@ -28,6 +28,9 @@ pub struct GcWatch {
     fresh: Option<(u64, u64)>,
     /// Those that were judged: recovery may copy the last, synced or not.
     judged: BTreeSet<(u64, u64)>,
+    /// Highest stored watermark of any life: a record whose first write failed is written by recovery, when the index may have
+    /// lost its latest batches.
+    reached: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +78,12 @@ impl GcWatch {
     pub fn restart(&mut self) {
         self.pending = None;
         self.fresh = None;
+    }
+
+    /// The stored watermark as it is now, or was when its process died.
+    pub fn reaches(&mut self, watermark: u64) -> u64 {
+        self.reached = self.reached.max(watermark);
+        self.reached
     }
 
     /// A header is written: whatever the slot held is gone.
@@ -168,7 +177,8 @@ impl GcWatch {
 
     /// The GC record that was written since the last call: it is to be judged. Not again when recovery copies it.
     pub fn take_fresh(&mut self) -> Option<(u64, u64)> {
-        let fresh = self.fresh.take().filter(|fresh| !self.judged.contains(fresh) && *fresh != (self.point, self.first))?;
+        let fresh =
+            self.fresh.take().filter(|fresh| !self.judged.contains(fresh) && *fresh != (self.point, self.first))?;
         self.judged.insert(fresh);
         Some(fresh)
     }

@@ -213,12 +213,12 @@ impl World {
         let config = &self.plan.config;
         let kept = Tso::new(self.largest_tso).physical_ms().saturating_sub(config.gc_ms);
         let checkpoint = (config.gc_age == 0 && config.drainers > 0).then(|| self.drainer.checkpoint());
+        self.pumps[node].notes_watermark();
+        let pump = &mut self.pumps[node];
+        let watermark = pump.view.gc.reaches(0);
         let pump = &self.pumps[node];
-        let number =
-            |raw: &[u8], at: usize| raw.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
         let flushed = pump.kv.flushed(key::META_INDEXED_END).map_or((0, 0), |raw| (number(raw, 0), number(raw, 8)));
-        let stored = pump.kv.visible.get(key::META_WATERMARK).map_or(0, |raw| number(raw, 0));
-        let bounds = Bounds { watermark: stored, age: Tso::compose(kept, 0).raw(), checkpoint, flushed };
+        let bounds = Bounds { watermark, age: Tso::compose(kept, 0).raw(), checkpoint, flushed };
         let judged = pump
             .view
             .gc
@@ -401,3 +401,8 @@ const MEASURE_MS: u64 = 100;
 const CONVERGE_MS: u64 = 100_000;
 /// How long a damaged world runs on.
 const ROT_MS: u64 = 3_000;
+
+/// Eight bytes of a value of the index, big-endian.
+pub(super) fn number(raw: &[u8], at: usize) -> u64 {
+    raw.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+}

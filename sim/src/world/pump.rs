@@ -3,6 +3,7 @@
 
 use super::client::{CLUSTER, Call};
 use super::event::Ev;
+use super::faults::number;
 use super::verdict::Ask;
 use super::{MS, RegistryWay, World};
 use crate::canary::PortCanary;
@@ -18,6 +19,7 @@ use binlog_core::binlog::peek::peek;
 use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::{Fault, IoFault};
 use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
+use binlog_core::index::key;
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
 use binlog_core::node::status::{NodeState, NodeStatus};
@@ -120,6 +122,12 @@ impl PumpNode {
         }
     }
 
+    /// For the oracle of GC, before the index loses what was not flushed.
+    pub fn notes_watermark(&mut self) {
+        let stored = self.kv.visible.get(key::META_WATERMARK).map_or(0, |raw| number(raw, 0));
+        self.view.gc.reaches(stored);
+    }
+
     fn mono(&self, now: u64) -> MonoTime {
         let lived = self.proc.as_ref().map_or(0, |p| now - p.born + p.slept);
         MonoTime::from_nanos(lived / 1000 * self.rate)
@@ -217,6 +225,7 @@ impl World {
                     pump.disk.crash_within(op);
                 }
             }
+            pump.notes_watermark();
             pump.kv.crash();
             pump.disk.kill();
         }
@@ -360,6 +369,7 @@ impl World {
                 self.line(Weight::Short, &format!("pump-{node}"), || "stopped".to_owned());
                 let pump = &mut self.pumps[node];
                 pump.proc = None;
+                pump.notes_watermark();
                 pump.kv.crash();
                 self.drop_streams_of(node);
             }
