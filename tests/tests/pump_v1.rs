@@ -215,14 +215,14 @@ fn generate(dir: &Path, base: i64) -> (Vec<(i64, i64)>, u64) {
             let (start, commit) = (now + 1, now + 2);
             now += 4;
             log.extend(encode(&p(start, value(start))));
-            if noise % 11 == 0 {
+            if noise.is_multiple_of(11) {
                 // A torn write, behind which the original goes on.
                 let torn = encode(&p(now, value(now)));
                 let cut = 1 + usize::try_from(noise).unwrap_or(0) % (torn.len() - 1);
                 log.extend(&torn[..cut]);
                 garbage += cut as u64;
             }
-            if noise % 17 == 0 {
+            if noise.is_multiple_of(17) {
                 log.extend(encode(&r(start)));
                 max = start;
             } else {

@@ -165,7 +165,8 @@ pub fn index_is_fold(chain: &Chain, kv: &SimKv, gone: impl Fn(u64) -> bool) -> J
         } else if let Ok(ptr) = key::parse_undecided(raw) {
             let start = value.get(..8).map_or(0, u64_of);
             let listed = undecided.remove(&start) && starts.get(&start) == Some(&ptr);
-            if !listed && !(gone(start) && again.contains(&(start, ptr))) {
+            let repeated = gone(start) && again.contains(&(start, ptr));
+            if !listed && !repeated {
                 return err(format!("start {start} is listed as undecided at {ptr}, by the log it is not"));
             }
         } else if let Some(start) = raw.strip_prefix(b"start/") {

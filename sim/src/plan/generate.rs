@@ -62,15 +62,19 @@ fn rows(rng: &mut Rng, config: &mut Config, profile: Profile) {
 
 /// GC in all plans of its profile and in a part of those with everything.
 fn gc(rng: &mut Rng, config: &mut Config, profile: Profile) {
-    let own = profile == Profile::Gc;
-    if !own && !(profile == Profile::Swarm && rng.percent(GC_PERCENT)) {
+    let has_gc = match profile {
+        Profile::Gc => true,
+        Profile::Swarm => rng.percent(GC_PERCENT),
+        _ => false,
+    };
+    if !has_gc {
         return;
     }
     config.gc_ms = [20, 200, 1_000][rng.index(3)];
     config.gc_interval_ms = [60, 300, 1_500][rng.index(3)];
     config.gc_age = u64::from(config.drainers == 0 && rng.percent(50));
     config.flush_max_us = [3_000, 300_000][rng.index(2)];
-    if own && config.rows == 0 {
+    if profile == Profile::Gc && config.rows == 0 {
         config.segment_bytes = [24 << 10, 32 << 10, 64 << 10][rng.index(3)];
     }
 }
