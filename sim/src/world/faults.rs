@@ -188,6 +188,10 @@ impl World {
     fn space(&mut self, node: usize) {
         let low = self.pumps[node].low_space > self.now;
         let pump = &mut self.pumps[node];
+        // Nobody measures for a process that is down; its next life measures anew.
+        if pump.proc.is_none() {
+            return;
+        }
         let (inc, free) = (pump.inc, pump.disk.free());
         let available = if low { 1 << 10 } else { free };
         let spare = pump.disk.files.iter().filter(|(slot, _)| pump.view.gc.is_spare(**slot));

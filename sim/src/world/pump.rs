@@ -188,6 +188,7 @@ impl World {
         let pump = &mut self.pumps[node];
         pump.inc += 1;
         pump.view.restart();
+        pump.may_prewrite = true;
         pump.proc = Some(Proc {
             pump: Pump::new(config),
             born: now,

@@ -231,7 +231,8 @@ impl World {
                 let since = *self.evidence.entry(start.raw()).or_insert(self.now);
                 (held.min((self.now - since) / MS), ANSWERED_MS)
             } else {
-                (held, ABSENT_AFTER_MS + ANSWERED_MS)
+                // The sleep is longer than ten minutes, and PD's answer from before it may cost one more pause (swarm 1816).
+                (held, ABSENT_AFTER_MS + 2 * ANSWERED_MS)
             };
             if held > bound {
                 let text =
