@@ -30,6 +30,7 @@ impl World {
         if let Some(timeline) = &mut self.trace.timeline {
             timeline.fault(self.now, ms, format!("{} {node}", action.kind.name()));
         }
+        let is_last = self.tidb.is_some() && !self.another_takes_prewrites(node);
         let pump = &mut self.pumps[node];
         match action.kind {
             Kind::Kill | Kind::PowerLoss => {
@@ -48,6 +49,9 @@ impl World {
                 self.pump_input(node, inc, Input::Shutdown);
                 self.after(ms, Ev::ActionEnd(index));
             }
+            // Without a Pump that takes prewrites a DDL of TiDB cannot end; a Drainer that has its first binlog waits for that, and the
+            // Pump that closes for the Drainer, until somebody starts another Pump (lifecycle 976).
+            Kind::Close if is_last => {}
             Kind::Pause | Kind::Close => {
                 let inc = pump.inc;
                 self.stopping.insert(index, inc);
@@ -161,6 +165,13 @@ impl World {
             Kind::StopDrainer => self.after(MS, Ev::DrainerStart),
             _ => {}
         }
+    }
+
+    /// Whether a Pump besides this one goes on taking prewrites, now or after its next start.
+    fn another_takes_prewrites(&self, node: usize) -> bool {
+        self.pumps
+            .iter()
+            .any(|p| p.node != node && p.proc.as_ref().is_some_and(|proc| proc.pump.status().closing.is_none()))
     }
 
     /// Schedules power losses and starts so close together that most of them hit a recovery.
