@@ -26,6 +26,22 @@ pub enum LogOp {
     Remove { slot: SlotId },
 }
 
+impl LogOp {
+    /// The slot that it is about; `None`: the directory.
+    #[must_use]
+    pub const fn slot(&self) -> Option<SlotId> {
+        match self {
+            Self::List => None,
+            Self::Create { slot }
+            | Self::Write { slot, .. }
+            | Self::Sync { slot }
+            | Self::Read { slot, .. }
+            | Self::Fill { slot, .. }
+            | Self::Remove { slot } => Some(*slot),
+        }
+    }
+}
+
 /// Answer to the operation of the same name.
 #[derive(Debug, Clone)]
 pub enum LogReply {

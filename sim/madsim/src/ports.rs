@@ -4,7 +4,7 @@
 use crate::machine::Watched;
 use crate::world::World;
 use binlog_core::fault::{IoFault, Reject};
-use binlog_core::ids::{CommitTs, OpId, StreamId, WriteId};
+use binlog_core::ids::{CommitTs, OpId, SlotId, StreamId, WriteId};
 use binlog_core::index::op::IndexOp;
 use binlog_core::proto::kvrpcpb::{MvccGetByKeyResponse, MvccInfo};
 use binlog_core::pump::effect::{Effect, StreamItem};
@@ -113,7 +113,7 @@ impl driver::Ports<Watched> for Ports {
         let world = self.world.clone();
         match effect {
             Effect::Log { op, request } => {
-                let queue = self.log.entry(slot_of(&request)).or_insert_with(|| {
+                let queue = self.log.entry(request.slot().map_or(u64::MAX, SlotId::raw)).or_insert_with(|| {
                     let (queue, requests) = mpsc::unbounded_channel();
                     tokio::spawn(serve_slot(world, self.sender.clone(), requests));
                     queue
@@ -265,17 +265,5 @@ async fn serve_index(
         }
         world.sends(op);
         sender.complete(Input::IndexDone { op, result });
-    }
-}
-
-fn slot_of(op: &LogOp) -> u64 {
-    match op {
-        LogOp::List => u64::MAX,
-        LogOp::Create { slot }
-        | LogOp::Write { slot, .. }
-        | LogOp::Sync { slot }
-        | LogOp::Read { slot, .. }
-        | LogOp::Fill { slot, .. }
-        | LogOp::Remove { slot } => slot.raw(),
     }
 }

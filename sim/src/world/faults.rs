@@ -228,9 +228,7 @@ impl World {
         let config = &self.plan.config;
         let kept = Tso::new(self.largest_tso).physical_ms().saturating_sub(config.gc_ms);
         let checkpoint = (config.gc_age == 0 && config.drainers > 0).then(|| self.drainer.checkpoint());
-        self.pumps[node].notes_watermark();
-        let pump = &mut self.pumps[node];
-        let watermark = pump.view.gc.reaches(0);
+        let watermark = self.pumps[node].notes_watermark();
         let pump = &self.pumps[node];
         let flushed = pump.kv.flushed(key::META_INDEXED_END).map_or((0, 0), |raw| (number(raw, 0), number(raw, 8)));
         let bounds = Bounds { watermark, age: Tso::compose(kept, 0).raw(), checkpoint, flushed };

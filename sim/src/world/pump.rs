@@ -18,7 +18,7 @@ use crate::trace::Weight;
 use binlog_core::binlog::peek::peek;
 use binlog_core::drainer::input::Input as DrainerIn;
 use binlog_core::fault::{Fault, IoFault};
-use binlog_core::ids::{ClusterId, NodeId, OpId, WriteId};
+use binlog_core::ids::{ClusterId, NodeId, OpId, SlotId, WriteId};
 use binlog_core::index::key;
 use binlog_core::index::op::IndexOp;
 use binlog_core::machine::Machine;
@@ -123,9 +123,10 @@ impl PumpNode {
     }
 
     /// For the oracle of GC, before the index loses what was not flushed.
-    pub fn notes_watermark(&mut self) {
+    /// The highest of all lives.
+    pub fn notes_watermark(&mut self) -> u64 {
         let stored = self.kv.visible.get(key::META_WATERMARK).map_or(0, |raw| number(raw, 0));
-        self.view.gc.reaches(stored);
+        self.view.gc.reaches(stored)
     }
 
     fn mono(&self, now: u64) -> MonoTime {
@@ -309,7 +310,7 @@ impl World {
             .line(self.now, Weight::Full, &format!("pump-{node}"), || format!("-> {}", clip(&format!("{effect:?}"))));
         match effect {
             Effect::Log { op, request } => {
-                let slot = slot_of(&request);
+                let slot = request.slot().map_or(u64::MAX, SlotId::raw);
                 let Some(proc) = &mut self.pumps[node].proc else { return };
                 let queue = proc.log.entry(slot).or_default();
                 queue.push_back((op, request));
@@ -630,18 +631,6 @@ fn stream_memory(seed: u64, life: u64) -> StreamMemory {
         1 => StreamMemory { tail_bytes: 16 << 10, entries: 3 },
         2 => StreamMemory { tail_bytes: 256 << 10, entries: 40 },
         _ => StreamMemory::default(),
-    }
-}
-
-fn slot_of(op: &LogOp) -> u64 {
-    match op {
-        LogOp::List => u64::MAX,
-        LogOp::Create { slot }
-        | LogOp::Write { slot, .. }
-        | LogOp::Sync { slot }
-        | LogOp::Read { slot, .. }
-        | LogOp::Fill { slot, .. }
-        | LogOp::Remove { slot } => slot.raw(),
     }
 }
 

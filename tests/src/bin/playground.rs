@@ -1,7 +1,7 @@
 //! `playground`: a newcomer's first look; exit code 0 only when every table is equal after the kills.
 
 use anyhow::{Context, Result, bail};
-use binlog_tests::harness::interrupted;
+use binlog_tests::harness::{exit_code, interrupted};
 use binlog_tests::playground::{Options, run};
 use binlog_tests::playground_workload::{self, MAX_PUMPS};
 use std::process::ExitCode;
@@ -41,14 +41,7 @@ async fn main() -> ExitCode {
             () = interrupted() => bail!("interrupted"),
         }
     };
-    match outcome.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("playground: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code("playground", outcome.await)
 }
 
 enum Mode {

@@ -1,7 +1,7 @@
 //! `replay DIR`: a recorded capture through real processes; exit code 0 only when the outcome is equal.
 
 use anyhow::{Context, Result, bail};
-use binlog_tests::harness::interrupted;
+use binlog_tests::harness::{exit_code, interrupted};
 use binlog_tests::replay::{Options, run};
 use std::process::ExitCode;
 
@@ -28,14 +28,7 @@ async fn main() -> ExitCode {
             () = interrupted() => bail!("interrupted"),
         }
     };
-    match outcome.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("replay: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code("replay", outcome.await)
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {

@@ -1,7 +1,7 @@
 //! `storm pump`: exit code 0 only when everything acknowledged is served exactly once, in order, after all kills.
 
 use anyhow::{Context, Result, bail};
-use binlog_tests::harness::interrupted;
+use binlog_tests::harness::{exit_code, interrupted};
 use binlog_tests::storm::{Options, run};
 use std::process::ExitCode;
 
@@ -32,14 +32,7 @@ async fn main() -> ExitCode {
             result = run(&options) => result,
         }
     };
-    match outcome.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("storm: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code("storm", outcome.await)
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
