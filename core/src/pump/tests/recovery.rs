@@ -150,3 +150,37 @@ fn damage_of_history_is_told_before_anybody_reads_it() {
     assert_eq!(after.read_only, None, "what is written from now on is not touched by it");
     world.written(p_of(900, 100)).unwrap();
 }
+
+#[test]
+fn the_index_is_asked_only_about_what_may_have_been_named_before() {
+    let mut world = World::online();
+    let asked = |world: &mut World, payload| {
+        let before = world.looked_up;
+        world.written(payload).unwrap();
+        world.looked_up - before
+    };
+    for start in [20, 10, 30] {
+        assert_eq!(asked(&mut world, p(start)), 0, "a new transaction, in whatever order");
+        assert_eq!(asked(&mut world, c(start, start + 5)), 0);
+    }
+    assert_eq!(asked(&mut world, p(10)), 1, "it came before and is decided");
+    for keep in [0, 100] {
+        world.pass_ms(61_000);
+        world.pass_ms(61_000);
+        world.crash(keep);
+        world.start();
+        assert_eq!(asked(&mut world, p(20)), 1);
+        assert_eq!(asked(&mut world, p(15 + keep as u64 / 50)), 1, "it is below the highest: nobody remembers");
+        assert_eq!(asked(&mut world, p(40 + keep as u64)), 0);
+        assert_eq!(asked(&mut world, c(40 + keep as u64, 45 + keep as u64)), 0);
+    }
+    assert!(world.faults.is_empty(), "{:?}", world.faults);
+    let counters = world.pump.status().counters;
+    assert_eq!((counters.repeated_prewrites, world.pump.status().undecided), (1, 2), "each life counts its own");
+    // An index that does not say what was named is always asked.
+    world.pass_ms(61_000);
+    world.crash(100);
+    world.forget_key(key::META_NAMED);
+    world.start();
+    assert_eq!(asked(&mut world, p(1_000_000)), 1);
+}
