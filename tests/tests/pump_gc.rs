@@ -110,13 +110,13 @@ async fn a_drainer_holds_it_until_it_is_offline() {
     assert_eq!(point(&status(&node.address).await.unwrap()["collector"]), k);
     assert_eq!(served(&node.address, id, 0, commits[199]).await, commits[101..]);
     let mut client = feed::client(&node.address).unwrap();
-    commits.extend(transactions(&mut client, shared, 50).await);
+    commits.extend(transactions(&mut client, shared, 70).await);
     let own = status(&node.address).await.unwrap();
     assert!(own["collector"]["slots"]["reused"].as_u64() > Some(2), "{own:#}");
-    assert_eq!(served(&node.address, id, k, commits[249]).await, commits[101..]);
+    assert_eq!(served(&node.address, id, k, commits[269]).await, commits[101..]);
 
     put(NodeState::Offline, k).await;
-    let last = commits[249];
+    let last = commits[269];
     let free =
         collect(&node.address, "nobody holds it", |c| point(c) > last && c["slots"]["freed"].as_u64() > Some(5)).await;
     assert!(free["held_by"].is_null() && free["segments"].as_u64() < Some(8), "{free:#}");
