@@ -87,8 +87,9 @@ async fn a_drainer_holds_it_until_it_is_offline() {
     let full = disk(&node.data);
     assert!(full > 4_000_000);
 
-    let held = collect(&node.address, "the drainer holds it", |c| c["held_by"]["node_id"] == "drainer-1").await;
-    assert_eq!((point(&held), &held["slots"]["freed"]), (before, &serde_json::json!(0)));
+    let is_held = |c: &serde_json::Value| c["held_by"]["node_id"] == "drainer-1" && point(c) == before;
+    let held = collect(&node.address, "the drainer holds it", is_held).await;
+    assert_eq!(held["slots"]["freed"], serde_json::json!(0));
     let command = "binlogctl -cmd update-drainer -node-id drainer-1 -state offline";
     assert_eq!(held["held_by"]["command"], command);
     assert_eq!(node.lines("WARN", command).len(), 1, "{}", node.log_text());
@@ -110,13 +111,13 @@ async fn a_drainer_holds_it_until_it_is_offline() {
     assert_eq!(point(&status(&node.address).await.unwrap()["collector"]), k);
     assert_eq!(served(&node.address, id, 0, commits[199]).await, commits[101..]);
     let mut client = feed::client(&node.address).unwrap();
-    commits.extend(transactions(&mut client, shared, 70).await);
+    commits.extend(transactions(&mut client, shared, 50).await);
     let own = status(&node.address).await.unwrap();
-    assert!(own["collector"]["slots"]["reused"].as_u64() > Some(2), "{own:#}");
-    assert_eq!(served(&node.address, id, k, commits[269]).await, commits[101..]);
+    assert!(own["collector"]["slots"]["reused"].as_u64() >= Some(2), "{own:#}");
+    assert_eq!(served(&node.address, id, k, commits[249]).await, commits[101..]);
 
     put(NodeState::Offline, k).await;
-    let last = commits[269];
+    let last = commits[249];
     let free =
         collect(&node.address, "nobody holds it", |c| point(c) > last && c["slots"]["freed"].as_u64() > Some(5)).await;
     assert!(free["held_by"].is_null() && free["segments"].as_u64() < Some(8), "{free:#}");
