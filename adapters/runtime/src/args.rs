@@ -31,9 +31,9 @@ pub enum Invocation {
 /// Why the process does not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// A bad flag: usage on standard error, exit code 2.
+    /// A flag that does not exist, or one with a value that is none of its kind: usage on standard error, exit code 2.
     Usage(String),
-    /// A bad value: exit code 1.
+    /// Any other bad value: exit code 1.
     Config(ConfigError),
 }
 
@@ -69,7 +69,17 @@ pub fn parse(
     for key in program.keys.iter().filter(|k| !k.flag.is_empty()) {
         if let Some(value) = matches.get_one::<OsString>(key.flag) {
             let text = value.to_string_lossy();
-            settings.set_text(key, &text, Origin::CommandLine).map_err(StartError::Config)?;
+            settings.set_text(key, &text, Origin::CommandLine).map_err(|error| match error {
+                // Go's flag package finds these while it parses.
+                ConfigError::Value { .. } => {
+                    let flag = key.flag;
+                    StartError::Usage(format!(
+                        "invalid value {text:?} for flag -{flag}: {error}\n{}\n",
+                        command.render_usage()
+                    ))
+                }
+                other => StartError::Config(other),
+            })?;
         } else {
             let name = format!("{}{}", program.env_prefix, key.flag.to_uppercase().replace('-', "_"));
             if let Some(text) = env(&name).filter(|t| !t.is_empty()) {
@@ -211,6 +221,13 @@ mod tests {
     fn bad_command_lines_say_what_is_wrong() {
         assert!(matches!(run(PUMP, &["-no-such-flag", "1"], &[]), Err(StartError::Usage(_))));
         assert!(matches!(run(PUMP, &["-addr"], &[]), Err(StartError::Usage(_))));
+        for args in [&["-heartbeat-interval", "two"][..], &["-enable-debug=maybe"], &["-binlog-slice-size", ""]] {
+            let Err(StartError::Usage(text)) = run(PUMP, args, &[]) else { panic!("{args:?}") };
+            assert!(text.starts_with("invalid value \"") && text.contains("Usage: pump"), "{text}");
+        }
+        // A boolean takes its value behind `=` only.
+        let Err(StartError::Config(e)) = run(PUMP, &["-enable-binlog-slice", "true"], &[]) else { panic!() };
+        assert_eq!(e.to_string(), "'true' is not a valid flag");
         let Err(StartError::Config(e)) = run(PUMP, &["-addr", "a:1", "stray"], &[]) else { panic!() };
         assert_eq!(e.to_string(), "'stray' is not a valid flag");
         let Err(StartError::Config(e)) = run(PUMP, &["-config", "/no/such/file"], &[]) else { panic!() };
@@ -248,7 +265,8 @@ mod tests {
         for args in [
             &["-log-rotate", "hour"][..],
             &["-binlog-file-size=512"],
-            &["-enable-binlog-slice", "true", "-binlog-slice-size", "5"],
+            &["-enable-binlog-slice", "-binlog-slice-size", "5"],
+            &["--enable-binlog-slice=true", "--binlog-slice-size=5"],
             &["-enable-tolerant"],
             &["-enable-tolerant=false"],
             &["-enable-debug", "-addr", "h:1"],
