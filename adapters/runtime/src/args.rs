@@ -6,7 +6,7 @@
 use binlog_core::config::settings::{ConfigError, Key, Kind, Origin, Settings};
 use clap::builder::{OsStringValueParser, ValueParser};
 use clap::{Arg, ArgAction, Command};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// How a process is called.
@@ -45,7 +45,8 @@ pub fn parse(
 ) -> Result<Invocation, StartError> {
     let mut args = args.into_iter();
     let program_name = args.next().unwrap_or_else(|| program.name.into());
-    let args: Vec<OsString> = args.map(|a| two_dashes(a, program.keys)).collect();
+    let given: Vec<OsString> = args.collect();
+    let args: Vec<OsString> = given.iter().map(|a| two_dashes(a.clone(), program.keys)).collect();
     let mut command = command(program);
     let usage = |e: &clap::Error| StartError::Usage(e.render().to_string());
     let matches = match command.try_get_matches_from_mut(std::iter::once(program_name).chain(args)) {
@@ -53,7 +54,16 @@ pub fn parse(
         Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => {
             return Ok(Invocation::Print(e.render().to_string()));
         }
-        Err(e) => return Err(usage(&e)),
+        Err(e) => {
+            // The parser would name the first letter only; Go's words.
+            let unknown = given.iter().find_map(|arg| unknown_flag(arg, program.keys));
+            return Err(match unknown.filter(|_| e.kind() == clap::error::ErrorKind::UnknownArgument) {
+                Some(flag) => {
+                    StartError::Usage(format!("flag provided but not defined: -{flag}\n{}\n", command.render_usage()))
+                }
+                None => usage(&e),
+            });
+        }
     };
     if matches.get_flag("V") {
         return Ok(Invocation::Print(crate::version::text()));
@@ -138,6 +148,15 @@ fn two_dashes(arg: OsString, keys: &[Key]) -> OsString {
     if name.len() > 1 && known { format!("-{text}").into() } else { arg }
 }
 
+/// The name of a flag that there is not.
+fn unknown_flag(arg: &OsStr, keys: &[Key]) -> Option<String> {
+    let rest = arg.to_str()?.strip_prefix('-')?;
+    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    let name = rest.split('=').next().unwrap_or(rest);
+    let known = ["V", "h", "help", "config"].contains(&name) || keys.iter().any(|k| k.flag == name);
+    (!known && name.starts_with(|c: char| c.is_alphabetic())).then(|| name.to_owned())
+}
+
 fn read_file(program: Program, path: &Path, settings: &mut Settings) -> Result<(), ConfigError> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path)
@@ -219,7 +238,10 @@ mod tests {
 
     #[test]
     fn bad_command_lines_say_what_is_wrong() {
-        assert!(matches!(run(PUMP, &["-no-such-flag", "1"], &[]), Err(StartError::Usage(_))));
+        for args in [&["-no-such-flag", "1"][..], &["-addr", "h:1", "--no-such-flag=1"]] {
+            let Err(StartError::Usage(text)) = run(PUMP, args, &[]) else { panic!("{args:?}") };
+            assert!(text.starts_with("flag provided but not defined: -no-such-flag\nUsage: pump"), "{text}");
+        }
         assert!(matches!(run(PUMP, &["-addr"], &[]), Err(StartError::Usage(_))));
         for args in [&["-heartbeat-interval", "two"][..], &["-enable-debug=maybe"], &["-binlog-slice-size", ""]] {
             let Err(StartError::Usage(text)) = run(PUMP, args, &[]) else { panic!("{args:?}") };
