@@ -65,7 +65,7 @@ pub async fn listen(addr: &str) -> io::Result<TcpListener> {
     };
     // The first one takes IPv4 too, unless this machine has no IPv6.
     let every = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
-    TcpListener::bind(&every[..]).await
+    TcpListener::bind(every.as_slice()).await
 }
 
 /// [`serve_on`] a port without TLS.
