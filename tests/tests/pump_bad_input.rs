@@ -131,6 +131,9 @@ async fn what_stops_the_start_is_named() {
     let mut bad = node("flag", "");
     bad.set("--no-such-flag", "1");
     fails(bad, 2, &["no-such-flag"]).await;
+    let mut bad = node("value", "");
+    bad.set("-heartbeat-interval", "two");
+    fails(bad, 2, &["invalid value \"two\" for flag -heartbeat-interval"]).await;
     fails(node("unknown", "no-such-key = 1\n"), 1, &["contained unknown configuration options: no-such-key"]).await;
     fails(node("gc", "gc = 0\n"), 1, &["GC is 0", "must bigger than 0"]).await;
     fails(node("gc-days", "gc = \"7d\"\n"), 1, &["gc", "7d", "whole numbers are days"]).await;
@@ -152,7 +155,7 @@ async fn what_stops_the_start_is_named() {
     fails(second, 1, &["file already locked", "another process uses this data directory"]).await;
     let mut second = node("third", CONFIG);
     second.set("-addr", &first.address);
-    fails(second, 1, &["cannot listen on", &first.address]).await;
+    fails(second, 2, &["cannot listen on", &first.address]).await;
     assert_eq!(first.terminate().await.code(), Some(0), "also while PD is away");
 
     // The directory keeps its node id and its identity.

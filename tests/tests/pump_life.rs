@@ -243,6 +243,10 @@ async fn every_route_answers_as_the_original_does() {
     assert_eq!(get("/debug/binlog/x").await.2, "invalid parameter ts: x");
     assert_eq!(get("/debug/binlog/5").await.2, "fail read binlog by ts: 5: not found");
 
+    for path in ["/health", "/status"] {
+        let (code, _, body) = http(&address, "HEAD", path).await;
+        assert_eq!((code, body.as_str()), (200, ""), "{path}");
+    }
     for path in ["/", "/nothing", "/debug/pprof/", "/debug/pprof/heap"] {
         assert_eq!(get(path).await, (404, plain.to_owned(), "404 page not found\n".to_owned()), "{path}");
     }

@@ -130,15 +130,34 @@ impl PumpWriter {
         Ok(Self { address: address.to_owned(), client })
     }
 
-    /// Writes one serialised `Binlog`; `Ok` is the acknowledgement.
+    /// Dials with the first call, and again after each loss, as TiDB's client does: what fails then is an error of a call, with
+    /// code UNAVAILABLE.
+    ///
+    /// # Errors
+    /// A bad address.
+    pub fn connect_lazy(address: &str, security: &Security) -> Result<Self, NodeError> {
+        let channel = transport::endpoint(address, security)?.connect_lazy();
+        let client = Grpc::new(channel).max_decoding_message_size(UNLIMITED_MESSAGE);
+        Ok(Self { address: address.to_owned(), client })
+    }
+
+    /// Writes one serialised `Binlog` within [`WRITE_TIMEOUT`]; `Ok` is the acknowledgement.
     ///
     /// # Errors
     /// The Pump's refusal is [`NodeError::Rpc`] with code UNKNOWN, as is the older form, a reply that carries a text.
     pub async fn write(&self, cluster_id: ClusterId, payload: Bytes) -> Result<(), NodeError> {
+        self.write_within(cluster_id, payload, WRITE_TIMEOUT).await
+    }
+
+    /// [`PumpWriter::write`] with another time-out, dialling included.
+    ///
+    /// # Errors
+    /// As [`PumpWriter::write`].
+    pub async fn write_within(&self, cluster_id: ClusterId, payload: Bytes, limit: Duration) -> Result<(), NodeError> {
         let request = WriteBinlogReq { cluster_id: cluster_id.raw(), payload };
         let mut client = self.client.clone();
-        match tokio::time::timeout(WRITE_TIMEOUT, client.write_binlog(request)).await {
-            Err(_) => Err(timeout(&self.address, WRITE_TIMEOUT)),
+        match tokio::time::timeout(limit, client.write_binlog(request)).await {
+            Err(_) => Err(timeout(&self.address, limit)),
             Ok(Err(status)) => Err(NodeError::rpc(&self.address, &status)),
             Ok(Ok(reply)) => {
                 let message = reply.into_inner().errmsg;

@@ -19,7 +19,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,7 +30,8 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-/// A client must say within this what it speaks, and an HTTP/1 client must have sent its headers.
+/// A client must say within this what it speaks, and an HTTP/1 client must have sent its headers; a connection that is kept alive
+/// without a request ends after it.
 pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
 /// What calls under way get when the server stops; then their connections are cut.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -52,6 +53,19 @@ pub struct Listeners {
     /// For the TCP port only.
     pub security: Security,
     pub unix: Option<SocketListener>,
+}
+
+/// Listens on `host:port`; without a host on every address of this machine, as Go understands it.
+///
+/// # Errors
+/// The address is not one of ours, or is taken.
+pub async fn listen(addr: &str) -> io::Result<TcpListener> {
+    let Some(port) = addr.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()) else {
+        return TcpListener::bind(addr).await;
+    };
+    // The first one takes IPv4 too, unless this machine has no IPv6.
+    let every = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    TcpListener::bind(every.as_slice()).await
 }
 
 /// [`serve_on`] a port without TLS.
@@ -206,7 +220,8 @@ where
         watcher.watch(builder.serve_connection(io, service)).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(SNIFF_TIMEOUT);
+        // A client may say that it has nothing more to send (`nc` at the end of its input does) and still wait for the answer.
+        builder.timer(TokioTimer::new()).header_read_timeout(SNIFF_TIMEOUT).half_close(true);
         watcher.watch(builder.serve_connection(io, service)).await
     }
 }

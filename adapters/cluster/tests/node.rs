@@ -346,6 +346,14 @@ async fn http_and_grpc_share_a_port() {
     assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
     PumpWriter::connect(&node.address).await.unwrap().write(CLUSTER, Bytes::new()).await.unwrap();
 
+    // HTTP/1.0, and a client that closes its side once it has asked.
+    let mut stream = TcpStream::connect(&node.address).await.unwrap();
+    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.0 200 OK") && reply.ends_with("fine"), "{reply:?}");
+
     // HTTP/2 frames by hand: both content types reach the service, others of the kind do not.
     for (content_type, want) in [
         ("application/grpc", Some(200)),
@@ -393,4 +401,17 @@ async fn a_stopping_server_ends_calls_that_are_under_way() {
     reply.send(Ok(())).unwrap();
     writing.await.unwrap().unwrap();
     node.served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_without_a_host_is_every_address() {
+    let listener = binlog_cluster::server::listen(":0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, accepted) = tokio::join!(TcpStream::connect(("127.0.0.1", port)), listener.accept());
+    assert!(asked.is_ok() && accepted.is_ok());
+    for bad in [":port", "", "no-port"] {
+        assert!(binlog_cluster::server::listen(bad).await.is_err(), "{bad}");
+    }
+    let local = binlog_cluster::server::listen("127.0.0.1:0").await.unwrap();
+    assert!(binlog_cluster::server::listen(&local.local_addr().unwrap().to_string()).await.is_err(), "it is taken");
 }

@@ -1,4 +1,4 @@
-//! One connection per Pump, made when it is first needed and again when the decisions say so.
+//! One connection per Pump, dialled when it is first needed; another one when the decisions say so.
 
 use binlog_cluster::error::NodeError;
 use binlog_cluster::pump_client::PumpWriter;
@@ -24,42 +24,37 @@ impl Connections {
 
     /// One attempt, within `limit`.
     pub async fn send(&self, target: &Target, cluster: ClusterId, payload: Bytes, limit: Duration) -> Outcome {
-        let attempt = async {
-            let writer = self.writer(target).await?;
-            writer.write(cluster, payload).await
+        let sent = match self.writer(target) {
+            Ok(writer) => writer.write_within(cluster, payload, limit).await,
+            Err(error) => Err(error),
         };
-        match tokio::time::timeout(limit, attempt).await {
-            Ok(Ok(())) => Outcome::Stored,
-            Ok(Err(error)) => outcome(&error),
-            Err(_) => Outcome::Failed {
-                unavailable: false,
-                text: format!("pump {} at {}: no answer within {limit:?}", target.node_id, target.address),
-            },
+        match sent {
+            Ok(()) => Outcome::Stored,
+            Err(error) => outcome(&target.node_id, &error),
         }
     }
 
-    async fn writer(&self, target: &Target) -> Result<PumpWriter, NodeError> {
-        let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&target.node_id).cloned();
-        if let Some((_, writer)) = known.filter(|(connection, _)| *connection >= target.connection) {
-            return Ok(writer);
+    /// Nothing is dialled here, so that writes which begin together share one connection.
+    fn writer(&self, target: &Target) -> Result<PumpWriter, NodeError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, writer)) = open.get(&target.node_id).filter(|(connection, _)| *connection >= target.connection)
+        {
+            return Ok(writer.clone());
         }
-        let writer = PumpWriter::connect_with(&target.address, &self.security).await?;
-        let entry = (target.connection, writer.clone());
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(target.node_id.clone(), entry);
+        let writer = PumpWriter::connect_lazy(&target.address, &self.security)?;
+        open.insert(target.node_id.clone(), (target.connection, writer.clone()));
         Ok(writer)
     }
 }
 
 /// What TiDB's client makes of an error (spec pump 8.4).
-fn outcome(error: &NodeError) -> Outcome {
-    let text = error.to_string();
+fn outcome(node_id: &str, error: &NodeError) -> Outcome {
     match error {
         NodeError::Rpc { code, .. } => {
             let unavailable = *code == tonic::Code::Unavailable;
             // The code is part of the text that Go shows, and what refusals are recognised by.
-            Outcome::Failed { unavailable, text: format!("rpc error: code = {code:?} desc = {text}") }
+            Outcome::Failed { unavailable, text: format!("rpc error: code = {code:?} desc = {error}") }
         }
-        NodeError::Connect { .. } => Outcome::Failed { unavailable: true, text },
-        _ => Outcome::Failed { unavailable: false, text },
+        other => Outcome::Failed { unavailable: false, text: format!("pump {node_id} at {other}") },
     }
 }

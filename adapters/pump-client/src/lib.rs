@@ -130,10 +130,11 @@ impl PumpClient {
         Ok(client)
     }
 
-    /// A client of the one Pump that listens on a unix socket (`unix:///run/pump.sock`); no registry is read.
+    /// A client of the one Pump that listens on a unix socket: its path, or `unix:///run/pump.sock`; no registry is read.
     #[must_use]
     pub fn local(socket: &str, cluster: ClusterId, write_timeout: Duration) -> Self {
-        let decisions = Client::local(socket, millis(write_timeout));
+        let url = if socket.starts_with('/') { format!("unix://{socket}") } else { socket.to_owned() };
+        let decisions = Client::local(&url, millis(write_timeout));
         Self::with(cluster, decisions, Security::plaintext(), write_timeout)
     }
 

@@ -8,6 +8,7 @@ use binlog_core::proto::binlog::{PullBinlogReq, PullBinlogResp, WriteBinlogReq, 
 use binlog_pump_client::{ConnectError, Finished, Options, PumpClient, Strategy, WriteError};
 use binlog_standin::Standin;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ struct FakePump {
     got: Arc<Mutex<Vec<Bytes>>>,
     /// How many calls are refused yet, and with what.
     refusals: Arc<Mutex<(usize, Option<Status>)>>,
+    connections: Arc<Mutex<usize>>,
 }
 
 #[tonic::async_trait]
@@ -51,7 +53,9 @@ impl FakePump {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder().add_service(PumpServer::new(self.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let counted = Arc::clone(&self.connections);
+        let incoming = TcpListenerStream::new(listener).inspect(move |_| *counted.lock().unwrap() += 1);
+        tokio::spawn(server.serve_with_incoming(incoming));
         address
     }
 
@@ -168,16 +172,45 @@ async fn a_pump_that_is_gone_is_passed_over() {
 }
 
 #[tokio::test]
+async fn writes_that_begin_together_share_a_connection() {
+    let world = World::new().await;
+    let pump = FakePump::default();
+    world.register("a", &pump.listen().await.to_string(), NodeState::Online).await;
+    let client = world.client().await.unwrap();
+    let writes = (1..=50).map(|n| client.prewrite_payload(ts(n), Bytes::from_static(b"p")));
+    assert!(futures::future::join_all(writes).await.iter().all(Result::is_ok));
+    assert_eq!((pump.got(), *pump.connections.lock().unwrap()), (50, 1));
+}
+
+#[tokio::test]
+async fn a_silent_pump_costs_the_write_timeout() {
+    let world = World::new().await;
+    // The kernel accepts, nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.register("a", &silent.local_addr().unwrap().to_string(), NodeState::Online).await;
+    let limit = Duration::from_millis(50);
+    let options = Options { write_timeout: limit, ..Options::new([world.standin.shared.pd_url.clone()]) };
+    let client = PumpClient::connect(options).await.unwrap();
+    let error = client.prewrite_payload(ts(1), Bytes::from_static(b"p")).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("write binlog failed, the last error pump a at ") && error.contains("within 50 ms"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_local_socket_needs_no_registry() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pump.sock");
     let pump = FakePump::default();
     let server = Server::builder().add_service(PumpServer::new(pump.clone()));
     tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(UnixListener::bind(&path).unwrap())));
-    let socket = format!("unix://{}", path.display());
-    let client = PumpClient::local(&socket, ClusterId::new(7), Duration::from_secs(15));
-    assert_eq!(client.prewrite_payload(ts(1), Bytes::from_static(b"p")).await.as_deref(), Ok("localPump"));
-    assert_eq!(pump.got(), 1);
+    // Either spelling; TiDB's `binlog-socket` is the path.
+    for (n, socket) in [format!("unix://{}", path.display()), path.display().to_string()].iter().enumerate() {
+        let client = PumpClient::local(socket, ClusterId::new(7), Duration::from_secs(15));
+        assert_eq!(client.prewrite_payload(ts(1), Bytes::from_static(b"p")).await.as_deref(), Ok("localPump"));
+        assert_eq!(pump.got(), n + 1);
+    }
     let options = Options { strategy: Strategy::LocalSocket, ..Options::new(["127.0.0.1:1"]) };
     assert!(matches!(PumpClient::connect(options).await, Err(ConnectError::NoSocket)));
 }

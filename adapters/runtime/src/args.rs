@@ -6,7 +6,7 @@
 use binlog_core::config::settings::{ConfigError, Key, Kind, Origin, Settings};
 use clap::builder::{OsStringValueParser, ValueParser};
 use clap::{Arg, ArgAction, Command};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// How a process is called.
@@ -31,9 +31,9 @@ pub enum Invocation {
 /// Why the process does not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// A bad flag: usage on standard error, exit code 2.
+    /// A flag that does not exist, or one with a value that is none of its kind: usage on standard error, exit code 2.
     Usage(String),
-    /// A bad value: exit code 1.
+    /// Any other bad value: exit code 1.
     Config(ConfigError),
 }
 
@@ -45,7 +45,8 @@ pub fn parse(
 ) -> Result<Invocation, StartError> {
     let mut args = args.into_iter();
     let program_name = args.next().unwrap_or_else(|| program.name.into());
-    let args: Vec<OsString> = args.map(|a| two_dashes(a, program.keys)).collect();
+    let given: Vec<OsString> = args.collect();
+    let args: Vec<OsString> = given.iter().map(|a| two_dashes(a.clone(), program.keys)).collect();
     let mut command = command(program);
     let usage = |e: &clap::Error| StartError::Usage(e.render().to_string());
     let matches = match command.try_get_matches_from_mut(std::iter::once(program_name).chain(args)) {
@@ -53,7 +54,16 @@ pub fn parse(
         Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => {
             return Ok(Invocation::Print(e.render().to_string()));
         }
-        Err(e) => return Err(usage(&e)),
+        Err(e) => {
+            // The parser would name the first letter only; Go's words.
+            let unknown = given.iter().find_map(|arg| unknown_flag(arg, program.keys));
+            return Err(match unknown.filter(|_| e.kind() == clap::error::ErrorKind::UnknownArgument) {
+                Some(flag) => {
+                    StartError::Usage(format!("flag provided but not defined: -{flag}\n{}\n", command.render_usage()))
+                }
+                None => usage(&e),
+            });
+        }
     };
     if matches.get_flag("V") {
         return Ok(Invocation::Print(crate::version::text()));
@@ -69,7 +79,17 @@ pub fn parse(
     for key in program.keys.iter().filter(|k| !k.flag.is_empty()) {
         if let Some(value) = matches.get_one::<OsString>(key.flag) {
             let text = value.to_string_lossy();
-            settings.set_text(key, &text, Origin::CommandLine).map_err(StartError::Config)?;
+            settings.set_text(key, &text, Origin::CommandLine).map_err(|error| match error {
+                // Go's flag package finds these while it parses.
+                ConfigError::Value { .. } => {
+                    let flag = key.flag;
+                    StartError::Usage(format!(
+                        "invalid value {text:?} for flag -{flag}: {error}\n{}\n",
+                        command.render_usage()
+                    ))
+                }
+                other => StartError::Config(other),
+            })?;
         } else {
             let name = format!("{}{}", program.env_prefix, key.flag.to_uppercase().replace('-', "_"));
             if let Some(text) = env(&name).filter(|t| !t.is_empty()) {
@@ -126,6 +146,15 @@ fn two_dashes(arg: OsString, keys: &[Key]) -> OsString {
     let name = rest.split('=').next().unwrap_or(rest);
     let known = name == "config" || name == "help" || keys.iter().any(|k| k.flag == name);
     if name.len() > 1 && known { format!("-{text}").into() } else { arg }
+}
+
+/// The name of a flag that there is not.
+fn unknown_flag(arg: &OsStr, keys: &[Key]) -> Option<String> {
+    let rest = arg.to_str()?.strip_prefix('-')?;
+    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    let name = rest.split('=').next().unwrap_or(rest);
+    let known = ["V", "h", "help", "config"].contains(&name) || keys.iter().any(|k| k.flag == name);
+    (!known && name.starts_with(|c: char| c.is_alphabetic())).then(|| name.to_owned())
 }
 
 fn read_file(program: Program, path: &Path, settings: &mut Settings) -> Result<(), ConfigError> {
@@ -209,8 +238,18 @@ mod tests {
 
     #[test]
     fn bad_command_lines_say_what_is_wrong() {
-        assert!(matches!(run(PUMP, &["-no-such-flag", "1"], &[]), Err(StartError::Usage(_))));
+        for args in [&["-no-such-flag", "1"][..], &["-addr", "h:1", "--no-such-flag=1"]] {
+            let Err(StartError::Usage(text)) = run(PUMP, args, &[]) else { panic!("{args:?}") };
+            assert!(text.starts_with("flag provided but not defined: -no-such-flag\nUsage: pump"), "{text}");
+        }
         assert!(matches!(run(PUMP, &["-addr"], &[]), Err(StartError::Usage(_))));
+        for args in [&["-heartbeat-interval", "two"][..], &["-enable-debug=maybe"], &["-binlog-slice-size", ""]] {
+            let Err(StartError::Usage(text)) = run(PUMP, args, &[]) else { panic!("{args:?}") };
+            assert!(text.starts_with("invalid value \"") && text.contains("Usage: pump"), "{text}");
+        }
+        // A boolean takes its value behind `=` only.
+        let Err(StartError::Config(e)) = run(PUMP, &["-enable-binlog-slice", "true"], &[]) else { panic!() };
+        assert_eq!(e.to_string(), "'true' is not a valid flag");
         let Err(StartError::Config(e)) = run(PUMP, &["-addr", "a:1", "stray"], &[]) else { panic!() };
         assert_eq!(e.to_string(), "'stray' is not a valid flag");
         let Err(StartError::Config(e)) = run(PUMP, &["-config", "/no/such/file"], &[]) else { panic!() };
@@ -248,7 +287,8 @@ mod tests {
         for args in [
             &["-log-rotate", "hour"][..],
             &["-binlog-file-size=512"],
-            &["-enable-binlog-slice", "true", "-binlog-slice-size", "5"],
+            &["-enable-binlog-slice", "-binlog-slice-size", "5"],
+            &["--enable-binlog-slice=true", "--binlog-slice-size=5"],
             &["-enable-tolerant"],
             &["-enable-tolerant=false"],
             &["-enable-debug", "-addr", "h:1"],

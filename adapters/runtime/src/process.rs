@@ -5,10 +5,17 @@ use crate::{logs, version};
 use binlog_core::config::settings::Settings;
 use std::process::ExitCode;
 
-/// A flag that does not exist.
+/// A flag that does not exist, or whose value is none of its kind.
 const BAD_FLAG: u8 = 2;
-/// A bad value, or a start that failed.
+/// Another bad value, or what a server is made of cannot be had.
 const BAD_START: u8 = 1;
+/// All is there, but the server cannot serve.
+const NOT_STARTED: u8 = 2;
+
+/// An error of the start itself: a port that is taken. The original tells it apart by its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotStarted(pub String);
 
 /// Runs a process: `start` is called with everything that was configured, on a runtime, and returns the exit code.
 pub fn run<F: Future<Output = anyhow::Result<u8>>>(program: Program, start: impl FnOnce(Settings) -> F) -> ExitCode {
@@ -60,7 +67,7 @@ pub fn run<F: Future<Output = anyhow::Result<u8>>>(program: Program, start: impl
             tracing::error!("start {name} server failed: {error:#}");
             // Whoever started it by hand sees it too.
             eprintln!("start {name} server failed: {error:#}");
-            ExitCode::from(BAD_START)
+            ExitCode::from(if error.is::<NotStarted>() { NOT_STARTED } else { BAD_START })
         }
     }
 }

@@ -7,7 +7,6 @@ mod metrics;
 mod operator;
 mod ports;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
 use binlog_cluster::pd::PdClient;
@@ -42,7 +41,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 const PROGRAM: Program = Program {
@@ -82,10 +80,11 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let fallback = format!("{}:{port}", host::hostname());
     let node_id = NodeFile::resolve(dir, config.node_id.as_ref().map(NodeId::as_str), &fallback)?;
     let identity = DirIdentity::load(dir)?;
-    let listener =
-        TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let listener = server::listen(&config.addr)
+        .await
+        .map_err(|error| process::NotStarted(format!("cannot listen on {}: {error}", config.addr)))?;
     let unix = match &config.socket {
-        Some(path) => Some(SocketListener::bind(path).await?),
+        Some(path) => Some(SocketListener::bind(path).await.map_err(|error| process::NotStarted(error.to_string()))?),
         None => None,
     };
     tracing::info!(

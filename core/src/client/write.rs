@@ -54,7 +54,7 @@ pub enum End {
 /// Why nothing was acknowledged; texts as peers know them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    #[error("no available pump to write binlog")]
+    #[error("write binlog failed, the last error no available pump to write binlog")]
     NoPump,
     /// C or R of a transaction whose P was not acknowledged through this client, or was settled already.
     #[error("no pump is known to hold the prewrite of start ts {0}")]
@@ -317,6 +317,9 @@ mod tests {
         let mut c = client(&[("a", Paused)]);
         let (asked, end, _) = run(&mut c, Kind::Prewrite, 7, |_, _| Outcome::Stored);
         assert_eq!((asked.len(), end), (0, End::Failed(WriteError::NoPump)));
+        // The original's text.
+        let text = "write binlog failed, the last error no available pump to write binlog";
+        assert_eq!(WriteError::NoPump.to_string(), text);
     }
 
     #[test]

@@ -92,20 +92,21 @@ pub const KEYS: &[Key] = &[
     // How the original's file spells them.
     Key::new("MetricsAddr", "", Kind::Text, Honoured, ""),
     Key::new("MetricsInterval", "", Kind::Int, Honoured, ""),
+    Key::new("EtcdDialTimeout", "", Kind::Int, NoEffect("dialling PD ends after 5 seconds"), ""),
     Key::new("", "max-message-size", Kind::Int, Honoured, "largest gRPC message in bytes (default: no limit)"),
     Key::new("", "enable-debug", Kind::Bool, NoEffect("it never had an effect"), "no effect"),
     Key::new("enable-tolerant", "enable-tolerant", Kind::Bool, NoEffect("errors are always reported"), "no effect"),
     Key::new("", "log-rotate", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("", "binlog-file-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("", "enable-binlog-slice", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
-    Key::new("", "binlog-slice-size", Kind::Text, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "binlog-file-size", Kind::Int, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "enable-binlog-slice", Kind::Bool, NoEffect("deprecated by the original"), "no effect"),
+    Key::new("", "binlog-slice-size", Kind::Int, NoEffect("deprecated by the original"), "no effect"),
     Key::new("security.ssl-ca", "", Kind::Text, Honoured, ""),
     Key::new("security.ssl-cert", "", Kind::Text, Honoured, ""),
     Key::new("security.ssl-key", "", Kind::Text, Honoured, ""),
     Key::new("security.cert-allowed-cn", "", Kind::TextList, Honoured, ""),
     Key::new("storage.sync-log", "", Kind::Bool, Honoured, ""),
-    Key::new("storage.segment-size", "", Kind::Text, Honoured, ""),
-    Key::new("storage.stop-write-at-available-space", "", Kind::Text, Honoured, ""),
+    Key::new("storage.segment-size", "", Kind::IntOrText, Honoured, ""),
+    Key::new("storage.stop-write-at-available-space", "", Kind::IntOrText, Honoured, ""),
     Key::new("storage.kv_chan_cap", "", Kind::Int, NoEffect("hand-overs are bounded by bytes here"), ""),
     Key::new("storage.slow_write_threshold", "", Kind::Float, Honoured, ""),
     Key::new("storage.kv.block-cache-capacity", "", Kind::Int, Honoured, ""),
@@ -235,9 +236,11 @@ impl PumpSettings {
             return Err(s.wrong("advertise-addr", what));
         }
         let node_id = s.non_empty("node-id").map(NodeId::parse).transpose().map_err(|e| s.wrong("node-id", e))?;
-        let size = |key: &str, default: u64| match s.text(key) {
-            Some(text) => parse_size(text).map_err(|e| s.wrong(key, e)),
-            None => Ok(default),
+        let size = |key: &str, default: u64| match (s.text(key), s.int(key)) {
+            (Some(text), _) => parse_size(text).map_err(|e| s.wrong(key, e)),
+            // Bytes.
+            (None, Some(_)) => s.at_least(key, 0, 0),
+            (None, None) => Ok(default),
         };
         let segment_bytes = size("storage.segment-size", DEFAULT_SEGMENT)?;
         if segment_bytes < MIN_SEGMENT {

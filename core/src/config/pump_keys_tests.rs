@@ -45,12 +45,14 @@ MetricsInterval                          -                    5                 
 -                                        enable-debug         true                     ignored
 enable-tolerant                          enable-tolerant      false                    ignored
 -                                        log-rotate           "hour"                   ignored
--                                        binlog-file-size     "512"                    ignored
--                                        enable-binlog-slice  "true"                   ignored
--                                        binlog-slice-size    "4"                      ignored
+-                                        binlog-file-size     512                      ignored
+-                                        enable-binlog-slice  true                     ignored
+-                                        binlog-slice-size    4                        ignored
+EtcdDialTimeout                          -                    5000000000               ignored
 storage.sync-log                         -                    false                    sync_log: false
 storage.stop-write-at-available-space    -                    "42 MB"                  stop_write_bytes: 42000000
 storage.stop-write-at-available-space    -                    ""                       stop_write_bytes: 0
+storage.stop-write-at-available-space    -                    10737418240              stop_write_bytes: 10737418240
 storage.segment-size                     -                    "4 mib"                  segment_bytes: 4194304
 storage.kv_chan_cap                      -                    1048576                  ignored
 storage.kv_chan_cap                      -                    -1                       ignored
@@ -114,6 +116,8 @@ fn what_is_refused_names_its_key() {
     for (name, value, words) in [
         ("addr", json!(1), "is not a text"),
         ("addr", json!("h"), "is not host:port"),
+        ("addr", json!("http://h:1"), "is not host:port"),
+        ("advertise-addr", json!("http://h:1"), "is not host:port"),
         ("advertise-addr", json!(":1"), "invalid advertiseAddr host"),
         ("advertise-addr", json!("0.0.0.0:1"), "invalid advertiseAddr host"),
         ("advertise-addr", json!("[::]:1"), "invalid advertiseAddr host"),
@@ -129,6 +133,8 @@ fn what_is_refused_names_its_key() {
         ("MetricsInterval", json!(-1), "at least 0"),
         ("storage.sync-log", json!("yes"), "is not true or false"),
         ("storage.stop-write-at-available-space", json!("10 gigs"), "unknown unit"),
+        ("storage.stop-write-at-available-space", json!(-1), "at least 0"),
+        ("storage.stop-write-at-available-space", json!(true), "is not an integer or a text"),
         ("storage.slow_write_threshold", json!("1"), "is not a number"),
         ("storage.slow_write_threshold", json!(1e300), "too many"),
         ("storage.kv.block-size", json!("4k"), "is not an integer"),

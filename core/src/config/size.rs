@@ -1,30 +1,35 @@
 //! Sizes in human units, and addresses: small value parsers that several keys share.
 
-/// Bytes from a text such as `10 gib`, `42 MB` or `512` (spec pump 6.2): decimal units are powers of 1000, `i` units powers of
-/// 1024, letters in any case; empty is 0.
+/// Bytes from a text such as `10 gib`, `42 MB`, `1,000 kb` or `512` (spec pump 6.2): decimal units are powers of 1000, `i` units
+/// powers of 1024, letters in any case; commas between digits mean nothing; empty is 0.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(0);
     }
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ',').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
+    let number = number.replace(',', "");
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kb" => 1_000,
         "m" | "mb" => 1_000_000,
         "g" | "gb" => 1_000_000_000,
         "t" | "tb" => 1_000_000_000_000,
+        "p" | "pb" => 1_000_000_000_000_000,
+        "e" | "eb" => 1_000_000_000_000_000_000,
         "ki" | "kib" => 1 << 10,
         "mi" | "mib" => 1 << 20,
         "gi" | "gib" => 1 << 30,
         "ti" | "tib" => 1 << 40,
+        "pi" | "pib" => 1 << 50,
+        "ei" | "eib" => 1 << 60,
         other => {
             return Err(format!("unknown unit {other:?} in {text:?}; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB"));
         }
     };
     let wrong = || format!("{text:?} is not a size; write for example \"10 gib\"");
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let (whole, fraction) = number.split_once('.').unwrap_or((&number, ""));
     if whole.is_empty() && fraction.is_empty() {
         return Err(wrong());
     }
@@ -36,11 +41,19 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// Splits `host:port`; the host may be a bracketed IPv6 address.
+/// Splits `host:port`; the host may be a bracketed IPv6 address. A scheme or a path does not belong there.
 pub fn parse_host_port(text: &str) -> Result<(&str, u16), String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not host:port"))?;
-    let port = port.parse().map_err(|_| format!("{text:?}: {port:?} is not a port number"))?;
-    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    // What is published must be what peers can dial: they put a scheme of their own in front.
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@?#[]".contains(c);
+    if bracketed.unwrap_or(host).contains(odd) || (bracketed.is_none() && host.contains(':')) {
+        return Err(format!("{text:?} is not host:port (an IPv6 address needs brackets)"));
+    }
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    let port =
+        port.parse().ok().filter(|_| digits).ok_or_else(|| format!("{text:?}: {port:?} is not a port number"))?;
+    Ok((bracketed.unwrap_or(host), port))
 }
 
 /// Splits and checks a comma list of PD addresses: scheme `http`, or `https` when `tls` is on; host:port, no path; a bare host:port
@@ -90,11 +103,38 @@ mod tests {
             ("512", 512),
             ("1.5 kib", 1_536),
             ("0.5GB", 500_000_000),
+            ("1,234.5 KB", 1_234_500),
+            ("2 pib", 2 << 50),
+            ("1 EB", 1_000_000_000_000_000_000),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["x", "1 xb", "-1", "1..2", ".", "99999999999999999999", "20000000 tib"] {
+        for text in ["x", "1 xb", "-1", "1..2", ".", "99999999999999999999", "20000000 tib", ",", "16 eib", "1 zb"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for (text, want) in [
+            ("h:1", Some(("h", 1))),
+            ("10.0.0.1:8250", Some(("10.0.0.1", 8250))),
+            (":8250", Some(("", 8250))),
+            ("[::1]:8250", Some(("::1", 8250))),
+            ("h", None),
+            ("h:", None),
+            ("h:+1", None),
+            ("h:65536", None),
+            ("http://h:1", None),
+            ("h/x:1", None),
+            ("u@h:1", None),
+            ("a b:1", None),
+            (" h:1", None),
+            ("::1:8250", None),
+            ("[::1:8250", None),
+            ("[]]:1", None),
+        ] {
+            assert_eq!(parse_host_port(text).ok(), want, "{text}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! Who may use a node id (design 3.5, trap T10): decided from the registry entry before anything is written there.
 //!
 //! A token is `<uuid of the data directory>-<random part of this life>`. An entry of our own directory is our last life and is
-//! taken over at once; so is one without a token (the original's, or one that a tool rewrote). Another's is watched: while its
-//! heartbeat moves the id is in use and the start is refused; one that stands still is taken over, loudly. While running,
-//! whoever finds another's token in its entry stops (`adapters/cluster`, `pump::life`): so of two that started at the same moment
-//! one remains.
+//! taken over at once. Any other is watched: while its heartbeat moves the id is in use and the start is refused; one that stands
+//! still is taken over, loudly. An entry without a token is the original's, or one that a tool rewrote: it is watched too, unless
+//! it says that its process has stopped (`paused`, `offline`). While running, whoever finds another's token in its entry stops
+//! (`adapters/cluster`, `pump::life`): so of two that started at the same moment one remains.
 
 use super::status::{NodeState, NodeStatus};
 use crate::time::MonoTime;
@@ -38,26 +38,28 @@ impl Claim {
 
     /// Looks at the entry as it is now.
     pub fn see(&mut self, now: MonoTime, entry: Option<&NodeStatus>) -> Step {
-        let Some((entry, token)) = entry.and_then(|entry| Some((entry, entry.token.as_ref()?))) else {
-            // A process that writes no tokens cannot be told from a tool.
-            return Step::Take { over: None, notice: None };
+        let Some(entry) = entry else { return Step::Take { over: None, notice: None } };
+        let over = entry.token.clone();
+        let own = over.as_deref().is_some_and(|token| directory(token) == directory(&self.own_token));
+        let whose = match entry.state {
+            _ if own => return Step::Take { over, notice: None },
+            NodeState::Offline if over.is_some() => {
+                let text = format!(
+                    "node id {} was used by another data directory, which is offline: it is taken over",
+                    entry.node_id
+                );
+                return Step::Take { over, notice: Some(text) };
+            }
+            NodeState::Offline | NodeState::Paused if over.is_none() => return Step::Take { over, notice: None },
+            _ if over.is_some() => "another data directory",
+            _ => "a process that leaves no token (the original, or a tool)",
         };
-        let over = Some(token.clone());
-        if directory(token) == directory(&self.own_token) {
-            return Step::Take { over, notice: None };
-        }
-        if entry.state == NodeState::Offline {
-            let text = format!(
-                "node id {} was used by another data directory, which is offline: it is taken over",
-                entry.node_id
-            );
-            return Step::Take { over, notice: Some(text) };
-        }
         match &self.first {
             None => {
                 let text = format!(
-                    "node id {} is registered by another data directory, at {}: watching for {} s whether that process lives",
+                    "node id {} is registered ({}) by {whose}, at {}: watching for {} s whether that process lives",
                     entry.node_id,
+                    entry.state,
                     entry.host,
                     self.watch_ms / 1000
                 );
@@ -71,8 +73,8 @@ impl Claim {
             )),
             Some((_, since)) if now.millis_since(*since) >= self.watch_ms => {
                 let text = format!(
-                    "the registry entry of node id {} was written by another data directory, at {}, and has not moved for {} s: it is \
-                     taken over; what that directory holds and Drainers have not received is not served by this node",
+                    "the registry entry of node id {} was written by {whose}, at {}, and has not moved for {} s: it is taken over; \
+                     what another directory holds and Drainers have not received is not served by this node",
                     entry.node_id,
                     entry.host,
                     now.millis_since(*since) / 1000
@@ -84,12 +86,12 @@ impl Claim {
     }
 }
 
-/// Whether `entry`, whose token may have changed since, is evidence of another process alive.
+/// Whether `entry`, whose token may have changed since, is evidence of another process alive. A tool changes the state and drops
+/// the token: that is none.
 fn moved(first: &NodeStatus, entry: &NodeStatus) -> bool {
     first.update_ts != entry.update_ts
         || first.max_commit_ts != entry.max_commit_ts
-        || first.token != entry.token
-        || first.state != entry.state
+        || (entry.token.is_some() && (first.token != entry.token || first.state != entry.state))
 }
 
 /// The data directory that a token names.
@@ -117,10 +119,12 @@ mod tests {
 
     #[test]
     fn taken_at_once() {
-        use NodeState::{Offline, Online};
+        use NodeState::{Offline, Online, Paused};
         for (entry, over, loud) in [
             (None, None, false),
-            (Some(entry(None, Online, 1)), None, false),
+            // The original was stopped, and is replaced by this node.
+            (Some(entry(None, Paused, 1)), None, false),
+            (Some(entry(None, Offline, 1)), None, false),
             (Some(entry(Some("me-1"), Online, 1)), Some("me-1"), false),
             (Some(entry(Some("me"), Online, 1)), Some("me"), false),
             (Some(entry(Some("you-1"), Offline, 1)), Some("you-1"), true),
@@ -152,9 +156,33 @@ mod tests {
             let Step::Refuse(text) = claim.see(at(29_500), Some(&later)) else { panic!("alive") };
             assert!(text.contains("node id p is in use") && text.contains("h:1") && text.contains("node-id"), "{text}");
         }
-        // It went away in between: offline, or rewritten by a tool.
-        let mut claim = Claim::new("me-2".to_owned(), 2000);
-        claim.see(at(0), Some(&entry(Some("you-1"), NodeState::Online, 1)));
-        assert!(matches!(claim.see(at(1), Some(&entry(None, NodeState::Online, 1))), Step::Take { over: None, .. }));
+        // An operator says that it went away; a tool's hand is no sign of life.
+        for (token, state) in
+            [(None, NodeState::Paused), (None, NodeState::Offline), (Some("you-1"), NodeState::Offline)]
+        {
+            let mut claim = Claim::new("me-2".to_owned(), 2000);
+            claim.see(at(0), Some(&entry(Some("you-1"), NodeState::Online, 1)));
+            assert!(matches!(claim.see(at(1), Some(&entry(None, NodeState::Online, 1))), Step::Watch { .. }));
+            assert!(matches!(claim.see(at(2), Some(&entry(token, state, 1))), Step::Take { .. }), "{state}");
+        }
+    }
+
+    #[test]
+    fn the_original_lives_while_its_heartbeat_moves() {
+        for state in [NodeState::Online, NodeState::Pausing, NodeState::Closing] {
+            let mut claim = Claim::new("me-2".to_owned(), 2000);
+            let first = entry(None, state, 1);
+            let Step::Watch { notice: Some(text) } = claim.see(at(0), Some(&first)) else { panic!("{state}") };
+            assert!(text.contains("leaves no token"), "{text}");
+            assert_eq!(claim.see(at(5_999), Some(&first)), Step::Watch { notice: None });
+            // It was killed: nothing moves.
+            let Step::Take { over: None, notice: Some(_) } = claim.see(at(6_000), Some(&first)) else {
+                panic!("{state}")
+            };
+            let mut claim = Claim::new("me-2".to_owned(), 2000);
+            claim.see(at(0), Some(&first));
+            let Step::Refuse(text) = claim.see(at(2_000), Some(&entry(None, state, 2))) else { panic!("{state}") };
+            assert!(text.contains("node id p is in use"), "{text}");
+        }
     }
 }

@@ -180,10 +180,9 @@ impl Pump {
     /// What a client's probe would be told: for `/health`.
     #[must_use]
     pub fn refuses_writes(&self) -> Option<String> {
-        let gate = self.gate();
-        match write::decide(&gate, self.config.cluster.raw(), &[]) {
+        match write::decide(&self.gate(), self.config.cluster.raw(), &[]) {
             Decision::Reject(reject) => Some(reject.to_string()),
-            Decision::Probe | Decision::Append { .. } => gate.busy.map(|what| Reject::Busy(what).to_string()),
+            Decision::Probe | Decision::Append { .. } => None,
         }
     }
 

@@ -67,7 +67,8 @@ pub fn decide(gate: &Gate<'_>, cluster_id: u64, payload: &[u8]) -> Decision {
         return reject(Reject::NoSpace { available: gate.space.estimate(), limit: gate.space.refused_at() });
     }
     if peek.is_probe() {
-        return Decision::Probe;
+        // The truth about what a prewrite would be told (spec pump 8.7): a client that sees the probe succeed comes back.
+        return gate.busy.or(gate.full).map_or(Decision::Probe, |what| reject(Reject::Busy(what)));
     }
     if payload.len() > gate.max_payload_bytes {
         let text =

@@ -30,7 +30,8 @@ const TABLE: &str = "
     C       | closed                        | pump is shutting down
     P       | busy                          | pump is busy: index; try again
     C       | busy                          | append Commit
-    probe   | busy                          | probe
+    probe   | busy                          | pump is busy: index; try again
+    probe   | full                          | pump is busy: bytes; try again
     C       | full                          | pump is busy: bytes; try again
     late    |                               | binlog of type 1 with start_ts 9, commit_ts 3: a commit needs a commit_ts above its start_ts
     nostart |                               | binlog of type 2 with start_ts 0, commit_ts 4: start_ts must be above 0
