@@ -29,7 +29,6 @@ use binlog_runtime::clock::Clock;
 use binlog_runtime::{driver, host, process, push, retry, signals, status};
 use ports::{Ports, Request};
 use std::process::ExitCode;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 const PROGRAM: Program = Program {
@@ -60,8 +59,9 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     }
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
     // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).
-    let listener =
-        TcpListener::bind(&config.addr).await.with_context(|| format!("cannot listen on {}", config.addr))?;
+    let listener = server::listen(&config.addr)
+        .await
+        .map_err(|error| process::NotStarted(format!("cannot listen on {}: {error}", config.addr)))?;
     tracing::info!(
         node_id = node_id.as_str(),
         listen = config.addr,
