@@ -4,8 +4,9 @@
 //! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
 //! history never delays a flush; a third one fills new slots with zeros and removes files, whose blocks take a while to free. The
 //! log asks for either only when nothing else is under way on that slot. A read may therefore overtake a write that is not answered yet; the log reads only what it knows to
-//! be durable. Each slot has one descriptor, kept from its first use on: an error of a sync is reported to the descriptor that wrote.
+//! be durable. An error of a sync is reported to the descriptor that wrote: see `descriptors`.
 
+use crate::descriptors::Descriptors;
 use crate::dir::{DirError, create_dir, parent_of, sync_dir};
 use crate::io_fault;
 use crate::worker::Worker;
@@ -14,13 +15,12 @@ use binlog_core::ids::{OpId, SlotId};
 use binlog_core::vlog::op::{LogOp, LogReply};
 use binlog_core::vlog::v1;
 use bytes::Bytes;
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Takes a completion; called on a thread of the port and must not block for long.
@@ -129,7 +129,7 @@ struct Slots {
     dir: PathBuf,
     /// Where the original's value logs are, if any.
     originals: PathBuf,
-    open: Mutex<BTreeMap<SlotId, Arc<File>>>,
+    open: Mutex<Descriptors>,
 }
 
 impl Slots {
@@ -138,24 +138,26 @@ impl Slots {
             LogOp::List => self.list().map(LogReply::Slots),
             LogOp::Create { slot } => self.create(slot).map(|()| LogReply::Created),
             LogOp::Write { slot, offset, parts } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, true)?;
                 write_all_at(&file, offset, &parts).map_err(|e| io_fault("write to", &self.path(slot), &e))?;
                 Ok(LogReply::Written)
             }
             LogOp::Sync { slot } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, false)?;
                 file.sync_data().map_err(|e| io_fault("sync of", &self.path(slot), &e))?;
+                self.open().synced(slot);
                 Ok(LogReply::Synced)
             }
             LogOp::Read { slot, offset, len } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, false)?;
                 let data = read_at(&file, offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
                 Ok(LogReply::Data(data))
             }
             LogOp::Fill { slot, offset, len } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, true)?;
                 let fill = || fill(&file, offset, len).and_then(|()| file.sync_data());
                 fill().map_err(|e| io_fault("filling of", &self.path(slot), &e))?;
+                self.open().synced(slot);
                 Ok(LogReply::Filled)
             }
             LogOp::Remove { slot } => self.remove(slot).map(|()| LogReply::Removed),
@@ -196,12 +198,12 @@ impl Slots {
             Ok(file)
         };
         let file = create().map_err(|e| io_fault("creation of", &path, &e))?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, Arc::new(file));
+        self.open().put(slot, Arc::new(file), false);
         Ok(())
     }
 
     fn remove(&self, slot: SlotId) -> Result<(), IoFault> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        self.open().remove(slot);
         let path = self.path(slot);
         let remove = || {
             fs::remove_file(&path)?;
@@ -210,16 +212,21 @@ impl Slots {
         remove().map_err(|e| io_fault("removal of", &path, &e))
     }
 
-    fn file(&self, slot: SlotId) -> Result<Arc<File>, IoFault> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&slot) {
-            return Ok(Arc::clone(file));
+    fn open(&self) -> MutexGuard<'_, Descriptors> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `writes`: whether it is going to be written to.
+    fn file(&self, slot: SlotId, writes: bool) -> Result<Arc<File>, IoFault> {
+        let mut open = self.open();
+        if let Some(file) = open.get(slot, writes) {
+            return Ok(file);
         }
         let path = self.path(slot);
         // What the original wrote is never written to: the descriptor could not.
         let file = OpenOptions::new().read(true).write(v1::file_of(slot).is_none()).open(&path);
         let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
-        open.insert(slot, Arc::clone(&file));
+        open.put(slot, Arc::clone(&file), writes);
         Ok(file)
     }
 }

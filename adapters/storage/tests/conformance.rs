@@ -106,6 +106,25 @@ fn log_files_keep_what_was_written() {
     assert!(data.join("log/000012.slot").exists());
 }
 
+/// A long history has more segments than a process may have open files.
+#[test]
+fn many_files_need_few_descriptors() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = Log::open(root.path());
+    let contents = |slot: u64| Bytes::from(slot.to_le_bytes().to_vec());
+    for slot in 1..=300 {
+        assert!(matches!(log.call(LogOp::Create { slot: SlotId::new(slot) }), Ok(LogReply::Created)));
+        log.write(slot, 0, vec![contents(slot)]);
+    }
+    for slot in (1..=300).rev() {
+        assert_eq!(log.read(slot, 0, 100), contents(slot));
+    }
+    log.write(150, 4096, vec![contents(150)]);
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let open = links.filter(|target| target.starts_with(root.path())).count();
+    assert!((1..=256).contains(&open), "{open} files are open");
+}
+
 #[test]
 fn log_files_answer_in_order_and_finish_before_they_close() {
     let root = tempfile::tempdir().unwrap();
