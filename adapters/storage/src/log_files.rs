@@ -180,9 +180,11 @@ impl Slots {
             let entry = entry.map_err(fault)?;
             let file = entry.file_name();
             let number = file.to_str().and_then(|text| text.strip_suffix(".slot")).and_then(|text| text.parse().ok());
-            // Only names that this port gives; whatever else lies here is not ours.
-            if let Some(slot) = number.map(SlotId::new).filter(|slot| file.to_str() == Some(&name(*slot))) {
-                slots.push((slot, entry.metadata().map_err(fault)?.len()));
+            // Only names that this port gives; whatever else lies here is not ours. Numbers of the original's files are no slots.
+            let ours = |slot: &SlotId| v1::file_of(*slot).is_none() && file.to_str() == Some(&name(*slot));
+            if let Some(slot) = number.map(SlotId::new).filter(ours) {
+                // Of the file that is read and written: somebody may have moved it to another disk and left a link.
+                slots.push((slot, fs::metadata(entry.path()).map_err(fault)?.len()));
             }
         }
         slots.sort_unstable();

@@ -95,9 +95,13 @@ fn log_files_keep_what_was_written() {
         let fault = log.call(request).unwrap_err();
         assert!(matches!(&fault, IoFault::NotFound(text) if text.contains("000004.slot")), "{fault}");
     }
-    for stranger in ["readme", "12.slot", "x.slot", "000001.slot.tmp"] {
+    // The last one has the number by which the log knows the original's first file.
+    for stranger in ["readme", "12.slot", "x.slot", "000001.slot.tmp", "4294967296.slot"] {
         fs::write(data.join("log").join(stranger), "x").unwrap();
     }
+    // Moved to another disk: what counts is the file, not the link.
+    fs::rename(data.join("log/000003.slot"), root.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(root.path().join("elsewhere"), data.join("log/000003.slot")).unwrap();
     drop(log);
 
     let mut log = Log::open(&data);
