@@ -270,6 +270,64 @@ fn index_applies_scans_and_keeps() {
 }
 
 /// SIGKILL leaves everything that was flushed, and of the rest a prefix of whole batches.
+/// Damage is an error that says what to do, and nothing is removed: above all no table of an index that seems to be new.
+#[test]
+fn a_damaged_index_is_named_and_left_as_it_is() {
+    type Harm = fn(&Path);
+    fn only(path: &Path, begin: &str, end: &str) -> std::path::PathBuf {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let named = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with(begin) && name.ends_with(end)
+        };
+        entries.filter(named).max().unwrap()
+    }
+    let harms: [(&str, Harm); 5] = [
+        ("CURRENT is gone", |path| fs::remove_file(path.join("CURRENT")).unwrap()),
+        ("CURRENT is no name", |path| fs::write(path.join("CURRENT"), "x").unwrap()),
+        ("manifest", |path| fs::write(only(path, "MANIFEST-", ""), vec![7; 300]).unwrap()),
+        ("a table is gone", |path| fs::remove_file(only(path, "", ".sst")).unwrap()),
+        ("a table is cut off", |path| {
+            let table = fs::OpenOptions::new().write(true).open(only(path, "", ".sst")).unwrap();
+            table.set_len(table.metadata().unwrap().len() / 2).unwrap();
+        }),
+    ];
+    let thousand = || (0..1000).map(|i| Change::Put(format!("{i:04}").into(), "value".into())).collect();
+    for (what, harm) in harms {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("index");
+        let mut index = Index::open(&path);
+        index.apply(thousand());
+        assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed));
+        drop(index);
+        harm(&path);
+        let tables = |path: &Path| {
+            let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_str().unwrap().ends_with(".sst")).collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = tables(&path);
+        let error = IndexStore::open(&path, IndexOptions::default(), |_, _| {}).unwrap_err().to_string();
+        assert!(error.contains("move its directory index/ away"), "{what}: {error}");
+        assert_eq!(tables(&path), before, "{what}");
+    }
+    // A block of a table: seen when it is read.
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    let mut index = Index::open(&path);
+    index.apply(thousand());
+    assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed));
+    drop(index);
+    let table = only(&path, "", ".sst");
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[100] ^= 0x40;
+    fs::write(&table, bytes).unwrap();
+    let (send, done) = channel();
+    let port = IndexStore::open(&path, IndexOptions::default(), move |_, result| drop(send.send(result))).unwrap();
+    port.submit(OpId::new(1), IndexOp::Get(vec!["0001".into()]));
+    let error = done.recv_timeout(DEADLINE).unwrap().unwrap_err().to_string();
+    assert!(error.contains("move its directory index/ away"), "{error}");
+}
+
 #[test]
 fn index_leaves_a_prefix_of_whole_batches() {
     const VICTIM: &str = "BINLOG_TEST_INDEX_VICTIM";
