@@ -342,6 +342,14 @@ impl Pump {
     fn adopt_logged_gc(&mut self) -> Option<SegmentId> {
         let (gc, first_live) = self.log.gc()?;
         self.gc = self.gc.max(gc);
+        // GC never passes a frozen watermark: an index that is made again met commits of the original's logs whose prewrites are freed
+        // already, before it knew the GC point.
+        if self.sorter.frozen().is_some_and(|frozen| frozen <= self.gc) {
+            self.sorter.lift();
+            self.indexer.put_meta(Change::Delete(Bytes::from_static(key::META_FROZEN)));
+            let text = format!("what froze the watermark lies below the GC point, {}: it is free again", self.gc);
+            self.out.notice(Level::Warn, text);
+        }
         Some(first_live)
     }
 
