@@ -70,6 +70,8 @@ pub struct Pump {
     /// Streams that came before the GC point was known.
     pub(super) parked: Vec<(StreamId, CommitTs, u64)>,
     pub(super) start: Start,
+    /// What recovery has read and does not look at before the index has caught up.
+    pub(super) held_back: Vec<(OpId, Result<LogReply, IoFault>)>,
     pub(super) take_over: TakeOver,
     pub(super) life: Life,
     pub(super) offline: Offline,
@@ -126,6 +128,7 @@ impl Pump {
             pull: Pull::new(config.stream_memory),
             parked: Vec::new(),
             start: Start::Idle,
+            held_back: Vec::new(),
             take_over: TakeOver::default(),
             life: Life::new(config.previous),
             offline: Offline::default(),
@@ -273,8 +276,12 @@ impl Pump {
         Ok(Fact { kind, start_ts, commit_ts, span, digest, unknown_fields, place, known_commit: None })
     }
 
-    fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
+    pub(super) fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
+        if self.recovery_waits() {
+            self.held_back.push((op, result));
+            return;
+        }
         if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
             return;
         }
@@ -447,6 +454,7 @@ impl Pump {
     fn settle(&mut self) {
         self.release_segments();
         self.advance_import();
+        self.resume_recovery();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();

@@ -305,6 +305,19 @@ impl Pump {
         }
     }
 
+    /// The log is looked through faster than it is indexed, which is all of it when the index is made again.
+    pub(super) fn recovery_waits(&self) -> bool {
+        matches!(self.start, Start::Log(_)) && !self.index_damaged && self.indexer.waiting_bytes() > MAX_WAITING
+    }
+
+    pub(super) fn resume_recovery(&mut self) {
+        if !self.held_back.is_empty() && !self.recovery_waits() {
+            for (op, result) in std::mem::take(&mut self.held_back) {
+                self.on_log(op, result);
+            }
+        }
+    }
+
     pub(super) fn index_tail(&mut self, facts: Vec<Fact>, end: LogPtr) {
         if let Some(request) = self.indexer.push(&mut self.ledger, None, facts, end, true) {
             self.send_index(request);
@@ -440,5 +453,7 @@ const META: [&[u8]; 12] = [
     key::META_ORIGINAL_DECIDED,
 ];
 
+/// Log that waits for the index beyond which recovery reads no further: memory must not depend on the history.
+pub(super) const MAX_WAITING: u64 = 64 << 20;
 /// Entries per request while loading.
 const CHUNK: usize = 1024;
