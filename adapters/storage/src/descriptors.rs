@@ -6,38 +6,38 @@
 
 use binlog_core::ids::SlotId;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
 
+/// `F`: an open file.
 #[derive(Debug)]
-pub struct Descriptors {
+pub struct Descriptors<F> {
     limit: usize,
     /// Rises with each use.
     clock: u64,
-    open: BTreeMap<SlotId, Descriptor>,
+    open: BTreeMap<SlotId, Descriptor<F>>,
 }
 
 #[derive(Debug)]
-struct Descriptor {
-    file: Arc<File>,
+struct Descriptor<F> {
+    file: Arc<F>,
     used: u64,
     /// Written to since the last sync that succeeded.
     dirty: bool,
 }
 
-impl Default for Descriptors {
+impl<F> Default for Descriptors<F> {
     fn default() -> Self {
         Self::new(MAX_OPEN)
     }
 }
 
-impl Descriptors {
+impl<F> Descriptors<F> {
     const fn new(limit: usize) -> Self {
         Self { limit, clock: 0, open: BTreeMap::new() }
     }
 
     /// The open file of this slot; `writes`: it is about to be written to.
-    pub fn get(&mut self, slot: SlotId, writes: bool) -> Option<Arc<File>> {
+    pub fn get(&mut self, slot: SlotId, writes: bool) -> Option<Arc<F>> {
         self.clock += 1;
         let descriptor = self.open.get_mut(&slot)?;
         descriptor.used = self.clock;
@@ -46,7 +46,7 @@ impl Descriptors {
     }
 
     /// The file of this slot was opened.
-    pub fn put(&mut self, slot: SlotId, file: Arc<File>, writes: bool) {
+    pub fn put(&mut self, slot: SlotId, file: Arc<F>, writes: bool) {
         while self.open.len() >= self.limit {
             let clean = self.open.iter().filter(|(_, descriptor)| !descriptor.dirty);
             let Some(oldest) = clean.min_by_key(|(_, descriptor)| descriptor.used).map(|(slot, _)| *slot) else {
@@ -70,8 +70,8 @@ impl Descriptors {
     }
 }
 
-/// Processes often may have 1024; the index takes up to 256, connections the rest.
-pub const MAX_OPEN: usize = 256;
+/// Two descriptors each. Processes often may have 1024; the index takes up to 256, connections the rest.
+pub const MAX_OPEN: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -79,16 +79,16 @@ mod tests {
 
     #[test]
     fn what_was_not_synced_stays_open_and_the_longest_unused_is_closed() {
-        let file = || Arc::new(tempfile::tempfile().unwrap());
+        let file = || Arc::new(());
         let slot = SlotId::new;
         let mut open = Descriptors::new(3);
-        let written = file();
+        let written = Arc::new(());
         open.put(slot(1), Arc::clone(&written), true);
         open.put(slot(2), file(), false);
         open.put(slot(3), file(), false);
         assert!(open.get(slot(2), false).is_some());
         open.put(slot(4), file(), false);
-        let there = |open: &Descriptors| open.open.keys().map(|slot| slot.raw()).collect::<Vec<_>>();
+        let there = |open: &Descriptors<()>| open.open.keys().map(|slot| slot.raw()).collect::<Vec<_>>();
         assert_eq!(there(&open), [1, 2, 4], "3 was not used since");
         // All have something to report: none is closed.
         assert!(open.get(slot(2), true).is_some() && open.get(slot(4), true).is_some());

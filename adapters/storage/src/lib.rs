@@ -13,11 +13,13 @@
 
 mod descriptors;
 pub mod dir;
+mod direct;
 pub mod identity;
 pub mod index_store;
 mod leveldb;
 pub mod log_files;
 pub mod original;
+mod slot_file;
 mod worker;
 
 use binlog_core::fault::IoFault;
