@@ -467,9 +467,10 @@ impl Pump {
         self.answer_actions();
     }
 
-    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch.
+    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch. And only
+    /// while prewrites are accepted: they would take the last bytes of the disk, and a commit that finds it full ends all writes.
     fn advance_filling(&mut self) {
-        if !self.log.wants_filling() {
+        if !self.log.wants_filling() || !self.space.accepts_prewrites() {
             return;
         }
         let due = self.sealed_at.plus_millis(FILL_PAUSE_MS);

@@ -344,6 +344,7 @@ impl Pump {
     pub(super) fn on_log_ready(&mut self, end: LogPtr) {
         self.written_end = end;
         self.first_index();
+        self.space_for_log();
         if let Some(first_live) = self.adopt_logged_gc() {
             self.indexer.forget_segments(first_live);
         }

@@ -342,6 +342,16 @@ impl Log {
         }
     }
 
+    /// Space is short: gives up a filling, and removes the files of free slots beyond `keep`. What is under way stays for now: call it again.
+    pub fn save_space(&mut self, keep: usize, ops: &mut LogOps<'_>) {
+        if let State::Open(writer) = &mut self.state
+            && self.fault.is_none()
+        {
+            writer.spare.stop_filling();
+            writer.spare.trim(keep, ops);
+        }
+    }
+
     /// Bytes on disk that stand ready for the next segments.
     #[must_use]
     pub fn prepared_bytes(&self) -> u64 {
