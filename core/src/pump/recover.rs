@@ -355,7 +355,12 @@ impl Pump {
     /// The log's own word on GC: the index may have lost its latest batches.
     fn adopt_logged_gc(&mut self) -> Option<SegmentId> {
         let (gc, first_live) = self.log.gc()?;
-        self.gc = self.gc.max(gc);
+        if gc > self.gc {
+            self.gc = gc;
+            // With the first change that leaves out what lies below: should the log be unreadable next time, the index alone says where
+            // streams may begin.
+            self.indexer.put_meta(Change::Put(Bytes::from_static(key::META_GC), encode_u64(gc.raw())));
+        }
         // GC never passes a frozen watermark: an index that is made again met commits of the original's logs whose prewrites are freed
         // already, before it knew the GC point.
         if self.sorter.frozen().is_some_and(|frozen| frozen <= self.gc) {

@@ -372,6 +372,32 @@ fn the_log_alone_brings_the_index_back() {
     assert_eq!(world.pump.status().undecided, 1);
 }
 
+/// The log tells the GC point at the start; the index deletes by it and has to know it too, for the next time the log may not be
+/// readable: then it alone decides where streams may begin.
+#[test]
+fn the_gc_point_that_the_log_told_is_in_the_index() {
+    for lose_index in [false, true] {
+        let mut world = filled(60, small(100, GcHold::Age));
+        let point = collect(&mut world).point.raw();
+        assert_eq!(point, at(505));
+        // The index had not flushed what GC told it.
+        world.crash(0);
+        if lose_index {
+            world.lose_index();
+        }
+        world.start();
+        assert_eq!(status(&world).point.raw(), point);
+        flush(&mut world);
+        world.crash(0);
+        world.broken.read = true;
+        world.start();
+        assert!(world.pump.status().read_only.is_some());
+        assert_eq!(status(&world).point.raw(), point);
+        let refused = served(&mut world, 1, point - 1).unwrap_err();
+        assert!(matches!(refused, Reject::BelowGc { .. }), "{refused}");
+    }
+}
+
 /// Filling takes the last bytes of a disk: a commit would find it full, and the pump would be read-only from then on.
 #[test]
 fn nothing_is_filled_while_prewrites_are_refused() {
