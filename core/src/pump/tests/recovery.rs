@@ -157,3 +157,22 @@ fn a_long_log_waits_for_its_index() {
     world.run();
     assert_eq!(world.commits(1), (1..=80).map(|start| 10 * start + 1).collect::<Vec<_>>());
 }
+
+#[test]
+fn damage_of_history_is_told_before_anybody_reads_it() {
+    let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
+    world.start();
+    for start in 1..=20 {
+        world.written(p_of(start * 10, 9000)).unwrap();
+        world.written(c(start * 10, start * 10 + 5)).unwrap();
+    }
+    world.damage(1, 8192 + 5000);
+    world.pass_ms(120_000);
+    let after = world.pump.status();
+    assert!(after.scrub.bytes > 64 << 10, "{:?}", after.scrub);
+    assert_eq!((after.scrub.passes, after.scrub.bad_segments), (1, 1));
+    assert_eq!(world.faults.len(), 1, "{:?}", world.faults);
+    assert!(world.faults[0].contains("segment 1"), "{:?}", world.faults);
+    assert_eq!(after.read_only, None, "what is written from now on is not touched by it");
+    world.written(p_of(900, 100)).unwrap();
+}
