@@ -65,7 +65,10 @@ pub enum Fault {
     #[error("write to segment {segment} failed: {what}; this pump is read-only until restarted")]
     WriteFailed { segment: SegmentId, what: String },
     /// The index claims more than the log holds: an older disk image or a lost file.
-    #[error("index ends at {indexed} but the value log ends at {recovered}: data that was indexed is missing")]
+    #[error(
+        "index ends at {indexed} but the value log ends at {recovered}: data that was indexed is missing; look for files of log/ that are \
+         gone, and for a disk that is not mounted, before anything else is done"
+    )]
     LogBehindIndex { indexed: LogPtr, recovered: LogPtr },
     /// Rules 4: a commit that contradicts what the watermark promised.
     #[error("assumption broken: {what} (start_ts {start_ts}, commit_ts {commit_ts})")]

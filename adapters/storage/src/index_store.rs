@@ -16,9 +16,10 @@ use binlog_core::ids::OpId;
 use binlog_core::index::op::{Change, IndexOp, IndexReply};
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, Direction, FlushOptions, IteratorMode,
-    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, Direction, ErrorKind, FlushOptions,
+    IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -75,7 +76,11 @@ impl IndexStore {
     ) -> Result<Self, DirError> {
         create_dir(path)?;
         let bad = |what: String| DirError::Bad { path: path.to_owned(), what };
-        let rocks = |error: rocksdb::Error| bad(format!("cannot open the index: {}", error.into_string()));
+        let rocks = |error: rocksdb::Error| bad(format!("cannot open the index: {}", told(error)));
+        // RocksDB would take the directory for a new one and remove the tables.
+        if !path.join("CURRENT").exists() && has_tables(path).map_err(DirError::io("cannot read", path))? {
+            return Err(bad(format!("cannot open the index: its file CURRENT is missing; {MAKE_AGAIN}")));
+        }
         let db = match DB::open(&settings(options, DBCompressionType::Lz4).map_err(rocks)?, path) {
             Err(error) if error.as_ref().contains("not linked") => {
                 tracing::warn!(
@@ -210,8 +215,25 @@ fn execute(db: &DB, request: IndexOp) -> Result<IndexReply, IoFault> {
     }
 }
 
-fn fault(error: rocksdb::Error) -> IoFault {
+/// Files that only an index has which was there before.
+fn has_tables(path: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "sst") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The error's text, and what to do if a retry does not help.
+fn told(error: rocksdb::Error) -> String {
+    let damaged = matches!(error.kind(), ErrorKind::Corruption | ErrorKind::NotFound);
     let text = error.into_string();
+    if damaged || text.contains("No such file") { format!("{text}; {MAKE_AGAIN}") } else { text }
+}
+
+fn fault(error: rocksdb::Error) -> IoFault {
+    let text = told(error);
     if text.contains("No space left on device") { IoFault::NoSpace(text) } else { IoFault::Other(text) }
 }
 
@@ -223,6 +245,9 @@ fn key_of(change: &Change) -> Option<&Bytes> {
     }
 }
 
+/// Nothing is in the index that is not in the log (rules 3).
+const MAKE_AGAIN: &str = "what is in the value log is not affected: stop this pump, move its directory index/ away and start it \
+                          again, then the index is made again from the value log";
 /// One false positive in a hundred.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Part of a memtable that its filter may take.

@@ -11,6 +11,7 @@
 )]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
+mod descriptors;
 pub mod dir;
 mod direct;
 pub mod identity;

@@ -4,8 +4,9 @@
 //! One thread carries out list, create, write and sync in the order of submission; a second one reads, so that a slow read of
 //! history never delays a flush; a third one fills new slots with zeros and removes files, whose blocks take a while to free. The
 //! log asks for either only when nothing else is under way on that slot. A read may therefore overtake a write that is not answered yet; the log reads only what it knows to
-//! be durable. Each slot has one descriptor, kept from its first use on: an error of a sync is reported to the descriptor that wrote.
+//! be durable. An error of a sync is reported to the descriptor that wrote: see `descriptors`.
 
+use crate::descriptors::Descriptors;
 use crate::dir::{DirError, create_dir, parent_of, sync_dir};
 use crate::direct::{self, Aligned, BLOCK};
 use crate::io_fault;
@@ -15,11 +16,10 @@ use binlog_core::fault::IoFault;
 use binlog_core::ids::{OpId, SlotId};
 use binlog_core::vlog::op::{LogOp, LogReply};
 use binlog_core::vlog::v1;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Takes a completion; called on a thread of the port and must not block for long.
@@ -143,7 +143,7 @@ struct Slots {
     originals: PathBuf,
     /// Whole blocks are written past the page cache.
     direct: bool,
-    open: Mutex<BTreeMap<SlotId, Arc<SlotFile>>>,
+    open: Mutex<Descriptors<SlotFile>>,
     /// Of the one thread that writes.
     buffer: Mutex<Aligned>,
 }
@@ -154,7 +154,7 @@ impl Slots {
             LogOp::List => self.list().map(LogReply::Slots),
             LogOp::Create { slot } => self.create(slot).map(|()| LogReply::Created),
             LogOp::Write { slot, offset, parts } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, true)?;
                 let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
                 buffer.clear();
                 let written = file.write(offset, &parts, &mut buffer);
@@ -162,19 +162,21 @@ impl Slots {
                 Ok(LogReply::Written)
             }
             LogOp::Sync { slot } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, false)?;
                 file.sync_data().map_err(|e| io_fault("sync of", &self.path(slot), &e))?;
+                self.open().synced(slot);
                 Ok(LogReply::Synced)
             }
             LogOp::Read { slot, offset, len } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, false)?;
                 let data = file.read(offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
                 Ok(LogReply::Data(data))
             }
             LogOp::Fill { slot, offset, len } => {
-                let file = self.file(slot)?;
+                let file = self.file(slot, true)?;
                 let fill = || file.fill(offset, len).and_then(|()| file.sync_data());
                 fill().map_err(|e| io_fault("filling of", &self.path(slot), &e))?;
+                self.open().synced(slot);
                 Ok(LogReply::Filled)
             }
             LogOp::Remove { slot } => self.remove(slot).map(|()| LogReply::Removed),
@@ -197,9 +199,11 @@ impl Slots {
             let entry = entry.map_err(fault)?;
             let file = entry.file_name();
             let number = file.to_str().and_then(|text| text.strip_suffix(".slot")).and_then(|text| text.parse().ok());
-            // Only names that this port gives; whatever else lies here is not ours.
-            if let Some(slot) = number.map(SlotId::new).filter(|slot| file.to_str() == Some(&name(*slot))) {
-                slots.push((slot, entry.metadata().map_err(fault)?.len()));
+            // Only names that this port gives; whatever else lies here is not ours. Numbers of the original's files are no slots.
+            let ours = |slot: &SlotId| v1::file_of(*slot).is_none() && file.to_str() == Some(&name(*slot));
+            if let Some(slot) = number.map(SlotId::new).filter(ours) {
+                // Of the file that is read and written: somebody may have moved it to another disk and left a link.
+                slots.push((slot, fs::metadata(entry.path()).map_err(fault)?.len()));
             }
         }
         slots.sort_unstable();
@@ -215,12 +219,12 @@ impl Slots {
             Ok(file)
         };
         let file = create().map_err(|e| io_fault("creation of", &path, &e))?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, Arc::new(file));
+        self.open().put(slot, Arc::new(file), false);
         Ok(())
     }
 
     fn remove(&self, slot: SlotId) -> Result<(), IoFault> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        self.open().remove(slot);
         let path = self.path(slot);
         let remove = || {
             fs::remove_file(&path)?;
@@ -229,17 +233,22 @@ impl Slots {
         remove().map_err(|e| io_fault("removal of", &path, &e))
     }
 
-    fn file(&self, slot: SlotId) -> Result<Arc<SlotFile>, IoFault> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&slot) {
-            return Ok(Arc::clone(file));
+    fn open(&self) -> MutexGuard<'_, Descriptors<SlotFile>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `writes`: whether it is going to be written to.
+    fn file(&self, slot: SlotId, writes: bool) -> Result<Arc<SlotFile>, IoFault> {
+        let mut open = self.open();
+        if let Some(file) = open.get(slot, writes) {
+            return Ok(file);
         }
         let path = self.path(slot);
         // What the original wrote is never written to: the descriptor could not.
         let mode = if v1::file_of(slot).is_some() { Mode::ReadOnly } else { Mode::ReadWrite };
         let file = SlotFile::open(&path, mode, self.direct);
         let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
-        open.insert(slot, Arc::clone(&file));
+        open.put(slot, Arc::clone(&file), writes);
         Ok(file)
     }
 }

@@ -105,15 +105,38 @@ fn log_files_keep_what_was_written() {
         let fault = log.call(request).unwrap_err();
         assert!(matches!(&fault, IoFault::NotFound(text) if text.contains("000004.slot")), "{fault}");
     }
-    for stranger in ["readme", "12.slot", "x.slot", "000001.slot.tmp"] {
+    // The last one has the number by which the log knows the original's first file.
+    for stranger in ["readme", "12.slot", "x.slot", "000001.slot.tmp", "4294967296.slot"] {
         fs::write(data.join("log").join(stranger), "x").unwrap();
     }
+    // Moved to another disk: what counts is the file, not the link.
+    fs::rename(data.join("log/000003.slot"), root.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(root.path().join("elsewhere"), data.join("log/000003.slot")).unwrap();
     drop(log);
 
     let mut log = Log::open(&data);
     assert_eq!(log.list(), [(3, 4096 + all.len() as u64), (12, whole)]);
     assert_eq!(log.read(3, 4096, all.len() as u64), [b"over", &all[4..]].concat());
     assert!(data.join("log/000012.slot").exists());
+}
+
+/// A long history has more segments than a process may have open files.
+#[test]
+fn many_files_need_few_descriptors() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = Log::open(root.path());
+    let contents = |slot: u64| Bytes::from(slot.to_le_bytes().to_vec());
+    for slot in 1..=300 {
+        assert!(matches!(log.call(LogOp::Create { slot: SlotId::new(slot) }), Ok(LogReply::Created)));
+        log.write(slot, 0, vec![contents(slot)]);
+    }
+    for slot in (1..=300).rev() {
+        assert_eq!(log.read(slot, 0, 100), contents(slot));
+    }
+    log.write(150, 4096, vec![contents(150)]);
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let open = links.filter(|target| target.starts_with(root.path())).count();
+    assert!((1..=256).contains(&open), "{open} files are open");
 }
 
 #[test]
@@ -257,6 +280,64 @@ fn index_applies_scans_and_keeps() {
 }
 
 /// SIGKILL leaves everything that was flushed, and of the rest a prefix of whole batches.
+/// Damage is an error that says what to do, and nothing is removed: above all no table of an index that seems to be new.
+#[test]
+fn a_damaged_index_is_named_and_left_as_it_is() {
+    type Harm = fn(&Path);
+    fn only(path: &Path, begin: &str, end: &str) -> std::path::PathBuf {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let named = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with(begin) && name.ends_with(end)
+        };
+        entries.filter(named).max().unwrap()
+    }
+    let harms: [(&str, Harm); 5] = [
+        ("CURRENT is gone", |path| fs::remove_file(path.join("CURRENT")).unwrap()),
+        ("CURRENT is no name", |path| fs::write(path.join("CURRENT"), "x").unwrap()),
+        ("manifest", |path| fs::write(only(path, "MANIFEST-", ""), vec![7; 300]).unwrap()),
+        ("a table is gone", |path| fs::remove_file(only(path, "", ".sst")).unwrap()),
+        ("a table is cut off", |path| {
+            let table = fs::OpenOptions::new().write(true).open(only(path, "", ".sst")).unwrap();
+            table.set_len(table.metadata().unwrap().len() / 2).unwrap();
+        }),
+    ];
+    let thousand = || (0..1000).map(|i| Change::Put(format!("{i:04}").into(), "value".into())).collect();
+    for (what, harm) in harms {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("index");
+        let mut index = Index::open(&path);
+        index.apply(thousand());
+        assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed));
+        drop(index);
+        harm(&path);
+        let tables = |path: &Path| {
+            let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_str().unwrap().ends_with(".sst")).collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = tables(&path);
+        let error = IndexStore::open(&path, IndexOptions::default(), |_, _| {}).unwrap_err().to_string();
+        assert!(error.contains("move its directory index/ away"), "{what}: {error}");
+        assert_eq!(tables(&path), before, "{what}");
+    }
+    // A block of a table: seen when it is read.
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    let mut index = Index::open(&path);
+    index.apply(thousand());
+    assert!(matches!(index.call(IndexOp::Flush), IndexReply::Flushed));
+    drop(index);
+    let table = only(&path, "", ".sst");
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[100] ^= 0x40;
+    fs::write(&table, bytes).unwrap();
+    let (send, done) = channel();
+    let port = IndexStore::open(&path, IndexOptions::default(), move |_, result| drop(send.send(result))).unwrap();
+    port.submit(OpId::new(1), IndexOp::Get(vec!["0001".into()]));
+    let error = done.recv_timeout(DEADLINE).unwrap().unwrap_err().to_string();
+    assert!(error.contains("move its directory index/ away"), "{error}");
+}
+
 #[test]
 fn index_leaves_a_prefix_of_whole_batches() {
     const VICTIM: &str = "BINLOG_TEST_INDEX_VICTIM";

@@ -305,7 +305,11 @@ async fn watch_space(dir: PathBuf, sender: Sender<Input, Request>) {
     }
 }
 
+/// Of the directory and the log in it, which may be a mount of its own, the one with less space.
 fn look_at_space(dir: &Path) -> std::io::Result<Input> {
-    let space = free_space(dir)?;
+    let whole = free_space(dir)?;
+    // It is missing until the log is opened.
+    let log = free_space(&dir.join("log")).ok().filter(|log| log.available < whole.available);
+    let space = log.unwrap_or(whole);
     Ok(Input::Space { available: space.available, capacity: space.capacity })
 }

@@ -170,6 +170,13 @@ impl Pump {
         self.collector.was_short = short;
     }
 
+    /// While space is short the log keeps no more free slots than it needs next, also where a Drainer holds GC back and none is freed.
+    pub(super) fn space_for_log(&mut self) {
+        if self.space.is_short() {
+            self.log.save_space(KEEP_SHORT, &mut self.out.log_ops());
+        }
+    }
+
     fn begin_gc(&mut self) -> bool {
         let begins = self.collector.is_idle() && self.may_store_own();
         if begins {

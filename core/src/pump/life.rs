@@ -434,6 +434,7 @@ impl Pump {
 
     pub(super) fn on_space(&mut self, available: u64, capacity: u64) {
         let changed = self.space.measure(self.now, available, capacity, self.log.prepared_bytes());
+        self.space_for_log();
         self.space_for_gc();
         if changed {
             let (level, what) = if self.space.writable {

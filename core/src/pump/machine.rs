@@ -70,6 +70,8 @@ pub struct Pump {
     /// Streams that came before the GC point was known.
     pub(super) parked: Vec<(StreamId, CommitTs, u64)>,
     pub(super) start: Start,
+    /// What recovery has read and does not look at before the index has caught up.
+    pub(super) held_back: Vec<(OpId, Result<LogReply, IoFault>)>,
     pub(super) take_over: TakeOver,
     pub(super) life: Life,
     pub(super) offline: Offline,
@@ -128,6 +130,7 @@ impl Pump {
             pull: Pull::new(config.stream_memory),
             parked: Vec::new(),
             start: Start::Idle,
+            held_back: Vec::new(),
             take_over: TakeOver::default(),
             life: Life::new(config.previous),
             offline: Offline::default(),
@@ -275,8 +278,12 @@ impl Pump {
         Ok(Fact { kind, start_ts, commit_ts, span, digest, unknown_fields, place, known_commit: None })
     }
 
-    fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
+    pub(super) fn on_log(&mut self, op: OpId, result: Result<LogReply, IoFault>) {
         let mut events = Vec::new();
+        if self.recovery_waits() {
+            self.held_back.push((op, result));
+            return;
+        }
         if canary::is(Canary::LoseOneCompletion) && op.raw() == 40 {
             return;
         }
@@ -456,6 +463,7 @@ impl Pump {
         self.release_segments();
         self.advance_filling();
         self.advance_import();
+        self.resume_recovery();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
         self.advance_life();
@@ -464,9 +472,10 @@ impl Pump {
         self.answer_actions();
     }
 
-    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch.
+    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch. And only
+    /// while prewrites are accepted: they would take the last bytes of the disk, and a commit that finds it full ends all writes.
     fn advance_filling(&mut self) {
-        if !self.log.wants_filling() {
+        if !self.log.wants_filling() || !self.space.accepts_prewrites() {
             return;
         }
         let due = self.sealed_at.plus_millis(FILL_PAUSE_MS);

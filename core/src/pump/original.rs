@@ -13,7 +13,7 @@
 use super::effect::Level;
 use super::machine::Pump;
 use super::outbox::Timer;
-use super::recover::Start;
+use super::recover::{MAX_WAITING, Start};
 use crate::binlog::item;
 use crate::fault::{Fault, IoFault};
 use crate::ids::{CommitTs, LogPtr, OpId, SegmentId};
@@ -550,8 +550,6 @@ impl Pump {
 
 /// Records folded into the index at a time.
 const MAX_FACTS: usize = 4096;
-/// Log that waits for the index beyond which reading pauses.
-const MAX_WAITING: u64 = 64 << 20;
 /// Warnings about single places that are told one by one.
 const MAX_WARNINGS: usize = 100;
 const PROGRESS_MS: u64 = 5000;

@@ -325,6 +325,19 @@ impl Pump {
         }
     }
 
+    /// The log is looked through faster than it is indexed, which is all of it when the index is made again.
+    pub(super) fn recovery_waits(&self) -> bool {
+        matches!(self.start, Start::Log(_)) && !self.index_damaged && self.indexer.waiting_bytes() > MAX_WAITING
+    }
+
+    pub(super) fn resume_recovery(&mut self) {
+        if !self.held_back.is_empty() && !self.recovery_waits() {
+            for (op, result) in std::mem::take(&mut self.held_back) {
+                self.on_log(op, result);
+            }
+        }
+    }
+
     pub(super) fn index_tail(&mut self, facts: Vec<Fact>, end: LogPtr) {
         if let Some(request) = self.indexer.push(&mut self.ledger, None, facts, end, true) {
             self.send_index(request);
@@ -351,6 +364,7 @@ impl Pump {
     pub(super) fn on_log_ready(&mut self, end: LogPtr) {
         self.written_end = end;
         self.first_index();
+        self.space_for_log();
         if let Some(first_live) = self.adopt_logged_gc() {
             self.indexer.forget_segments(first_live);
         }
@@ -362,7 +376,20 @@ impl Pump {
     /// The log's own word on GC: the index may have lost its latest batches.
     fn adopt_logged_gc(&mut self) -> Option<SegmentId> {
         let (gc, first_live) = self.log.gc()?;
-        self.gc = self.gc.max(gc);
+        if gc > self.gc {
+            self.gc = gc;
+            // With the first change that leaves out what lies below: should the log be unreadable next time, the index alone says where
+            // streams may begin.
+            self.indexer.put_meta(Change::Put(Bytes::from_static(key::META_GC), encode_u64(gc.raw())));
+        }
+        // GC never passes a frozen watermark: an index that is made again met commits of the original's logs whose prewrites are freed
+        // already, before it knew the GC point.
+        if self.sorter.frozen().is_some_and(|frozen| frozen <= self.gc) {
+            self.sorter.lift();
+            self.indexer.put_meta(Change::Delete(Bytes::from_static(key::META_FROZEN)));
+            let text = format!("what froze the watermark lies below the GC point, {}: it is free again", self.gc);
+            self.out.notice(Level::Warn, text);
+        }
         Some(first_live)
     }
 
@@ -454,6 +481,8 @@ const META: [&[u8]; 13] = [
     key::META_ORIGINAL_DECIDED,
 ];
 
+/// Log that waits for the index beyond which recovery reads no further: memory must not depend on the history.
+pub(super) const MAX_WAITING: u64 = 64 << 20;
 /// Entries per request while loading.
 const CHUNK: usize = 1024;
 /// The scrub begins when the start is long over.

@@ -347,6 +347,16 @@ impl Log {
         }
     }
 
+    /// Space is short: gives up a filling, and removes the files of free slots beyond `keep`. What is under way stays for now: call it again.
+    pub fn save_space(&mut self, keep: usize, ops: &mut LogOps<'_>) {
+        if let State::Open(writer) = &mut self.state
+            && self.fault.is_none()
+        {
+            writer.spare.stop_filling();
+            writer.spare.trim(keep, ops);
+        }
+    }
+
     /// Reads the next piece of what is durable once more, to see whether it verifies; the owner sets the pace. `false`: all was read,
     /// the next call begins anew. What is found comes as [`LogEvent::Rotten`].
     pub fn scrub(&mut self, ops: &mut LogOps<'_>) -> bool {

@@ -3,8 +3,8 @@
 use crate::ids::SlotId;
 use bytes::Bytes;
 
-/// Request to the log-file port. Operations on one slot are carried out in order, through one file descriptor that is kept
-/// from the slot's first use on.
+/// Request to the log-file port. Operations on one slot are carried out in order; a file descriptor is kept as long as something was
+/// written through it that no sync has covered.
 #[derive(Debug, Clone)]
 pub enum LogOp {
     /// All slot files with their sizes in bytes, ascending by id. Their directory entries are durable when the answer comes (the

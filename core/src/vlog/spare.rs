@@ -106,6 +106,14 @@ impl Spare {
         self.removing.insert(ops.push(LogOp::Remove { slot }));
     }
 
+    /// What has been filled of a file is a shorter slot.
+    pub fn stop_filling(&mut self) {
+        if let Some(filling) = self.filling.take_if(|filling| filling.op.is_none()) {
+            self.free.insert(filling.slot, filling.done);
+            self.blank.insert(filling.slot);
+        }
+    }
+
     /// Removes the files beyond `keep`, the shortest first.
     pub fn trim(&mut self, keep: usize, ops: &mut LogOps<'_>) {
         while self.free.len() > keep {

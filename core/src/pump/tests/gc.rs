@@ -372,6 +372,67 @@ fn the_log_alone_brings_the_index_back() {
     assert_eq!(world.pump.status().undecided, 1);
 }
 
+/// The log tells the GC point at the start; the index deletes by it and has to know it too, for the next time the log may not be
+/// readable: then it alone decides where streams may begin.
+#[test]
+fn the_gc_point_that_the_log_told_is_in_the_index() {
+    for lose_index in [false, true] {
+        let mut world = filled(60, small(100, GcHold::Age));
+        let point = collect(&mut world).point.raw();
+        assert_eq!(point, at(505));
+        // The index had not flushed what GC told it.
+        world.crash(0);
+        if lose_index {
+            world.lose_index();
+        }
+        world.start();
+        assert_eq!(status(&world).point.raw(), point);
+        flush(&mut world);
+        world.crash(0);
+        world.broken.read = true;
+        world.start();
+        assert!(world.pump.status().read_only.is_some());
+        assert_eq!(status(&world).point.raw(), point);
+        let refused = served(&mut world, 1, point - 1).unwrap_err();
+        assert!(matches!(refused, Reject::BelowGc { .. }), "{refused}");
+    }
+}
+
+/// Filling takes the last bytes of a disk: a commit would find it full, and the pump would be read-only from then on.
+#[test]
+fn nothing_is_filled_while_prewrites_are_refused() {
+    let space = |available| Input::Space { available, capacity: 1 << 30 };
+    let config = PumpConfig { stop_write_at_available_space: 1 << 20, ..small(100, GcHold::Drainers) };
+    let mut world = filled(20, config);
+    world.give(space(1000));
+    let before = status(&world).slots.filled_bytes;
+    for i in 1..40 {
+        world.written(r(at(1000 + i))).unwrap();
+        world.pass_ms(100);
+    }
+    assert!(status(&world).segments > 3);
+    assert_eq!(status(&world).slots.filled_bytes, before, "hints are stored, and nothing is filled");
+    world.give(space(1 << 29));
+    world.pass_ms(100);
+    assert!(status(&world).slots.filled_bytes > before);
+}
+
+/// What GC freed is kept while there is space; then a Drainer holds GC back, nothing more is freed, and space gets short.
+#[test]
+fn free_slots_go_when_space_is_short() {
+    let space = |available| Input::Space { available, capacity: 1 << 30 };
+    let config = PumpConfig { stop_write_at_available_space: 1 << 20, ..small(100, GcHold::Drainers) };
+    let mut world = filled(200, config);
+    world.give(space(1 << 29));
+    assert!(collect(&mut world).free_slots > 2, "{:?}", status(&world));
+    world.drainers = vec![drainer("slow", NodeState::Online, at(300))];
+    world.give(space((1 << 20) + 1000));
+    world.run();
+    let now = status(&world);
+    assert!(now.free_slots <= 2 && now.slots.removed > 0, "{now:?}");
+    assert!(world.files().len() <= now.segments + 3);
+}
+
 #[test]
 fn slots_are_filled_ahead_after_a_pause() {
     let mut world = World::new(small(1 << 40, GcHold::Drainers));

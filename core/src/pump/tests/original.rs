@@ -449,6 +449,44 @@ proptest! {
     }
 }
 
+/// The index is made again after GC removed some of the files: what is left names prewrites that are gone, all below the GC point.
+#[test]
+fn an_index_made_again_after_gc_is_not_frozen() {
+    let at = |ms: u64| Tso::compose(ms, 0).raw();
+    let txn = |i: u64| file(&[p(at(10 * i)), c(at(10 * i), at(10 * i + 5))]);
+    // P of transaction 2 is in the oldest file, its C in the next.
+    let zero = [txn(1), file(&[p(at(20))])].concat();
+    let one = [file(&[c(at(20), at(35))]), (4..=20).flat_map(txn).collect()].concat();
+    let gc = GcConfig { keep_ms: 100, hold: GcHold::Age, interval_ms: 1 << 40 };
+    let mut world = World::new(PumpConfig { gc, ..quiet() });
+    for (number, contents) in [(0, zero), (1, one)] {
+        world.put_original(number, contents);
+    }
+    adopt(&mut world, empty_index());
+    world.start();
+    for _ in 0..3 {
+        world.pass_ms(61_000);
+    }
+    world.tso = at(150);
+    world.give(Input::TriggerGc);
+    world.run();
+    assert_eq!(world.originals().iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
+    let before = served(&mut world, 0);
+    assert!(!before.is_empty());
+    for _ in 0..2 {
+        world.crash(usize::MAX);
+        world.lose_index();
+        adopt(&mut world, empty_index());
+        world.start();
+        assert_eq!(served(&mut world, 0), before, "{:?}", world.faults);
+        assert_eq!(world.pump.frozen_below(), None);
+        world.crash(usize::MAX);
+        adopt(&mut world, empty_index());
+        world.start();
+        assert_eq!((served(&mut world, 0), world.pump.frozen_below()), (before.clone(), None));
+    }
+}
+
 #[test]
 fn files_that_vanish_while_they_are_read_are_a_fault() {
     let mut world = world(&[(0, file(&[p(1), c(1, 10)]))], empty_index());

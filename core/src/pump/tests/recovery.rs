@@ -4,6 +4,7 @@ use super::world::{World, c, config, fake, p, p_of, r};
 use crate::index::key;
 use crate::index::value::{FORMAT, encode_u64};
 use crate::pump::config::PumpConfig;
+use crate::pump::input::Input;
 
 #[test]
 fn every_prefix_of_the_index_recovers_to_the_same() {
@@ -130,6 +131,31 @@ fn long_queues_are_loaded_in_chunks() {
     world.pull(1, 0, 1 << 30);
     world.run();
     assert_eq!(world.commits(1), (5002..=6300).collect::<Vec<_>>());
+}
+
+/// An index that is made again from a long log: reading waits for it, so that memory does not depend on the history.
+#[test]
+fn a_long_log_waits_for_its_index() {
+    let mut world = World::online();
+    for start in 1..=80 {
+        world.written(p_of(10 * start, 1_000_000)).unwrap();
+        world.written(c(10 * start, 10 * start + 1)).unwrap();
+    }
+    world.crash(usize::MAX);
+    world.lose_index();
+    world.give(Input::Start);
+    while world.pump.status().start != "recovering the value log" {
+        assert!(world.step_index() || world.step_log());
+    }
+    while world.step_log() {}
+    let status = world.pump.status();
+    assert_eq!(status.start, "recovering the value log");
+    assert!((64 << 20..67 << 20).contains(&status.unindexed_bytes), "{}", status.unindexed_bytes);
+    world.run();
+    assert_eq!((world.pump.status().start, world.pump.status().undecided), ("recovered", 0));
+    world.pull(1, 0, 1 << 30);
+    world.run();
+    assert_eq!(world.commits(1), (1..=80).map(|start| 10 * start + 1).collect::<Vec<_>>());
 }
 
 #[test]
