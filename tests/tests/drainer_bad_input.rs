@@ -50,7 +50,7 @@ fn bad_configuration_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let data = work.path().join("data");
     let (code, text) = said(&drainer(&["-addr", &address, "-data-dir", data.to_str().unwrap()]));
-    assert!(code == Some(1) && text.contains(&format!("cannot listen on {address}")), "{text}");
+    assert!(code == Some(2) && text.contains(&format!("cannot listen on {address}")), "{text}");
 }
 
 /// A Drainer of its own, beside a session that has none.
