@@ -8,7 +8,8 @@ pub enum Token {
     Word(String),
     /// A quoted identifier without its quotes. `"x"` counts as one: in the places that are looked at, no string can stand.
     Quoted(String),
-    Text,
+    /// What a string in single quotes holds; escapes with a back-slash are left out.
+    Text(String),
     Symbol(char),
 }
 
@@ -24,7 +25,7 @@ impl Token {
     fn name(&self) -> Option<&str> {
         match self {
             Self::Word(name) | Self::Quoted(name) => Some(name),
-            Self::Text | Self::Symbol(_) => None,
+            Self::Text(_) | Self::Symbol(_) => None,
         }
     }
 }
@@ -95,6 +96,14 @@ pub fn create_if_not_exists(sql: &str) -> Option<String> {
         return Some(sql.to_owned());
     }
     Some(format!("{} IF NOT EXISTS{}", sql.get(..after_table)?, sql.get(after_table..)?))
+}
+
+/// The strings in single quotes outside of comments.
+pub fn strings(sql: &str) -> impl Iterator<Item = String> {
+    Pieces::new(sql).filter_map(|(_, token)| match token {
+        Token::Text(text) => Some(text),
+        Token::Word(_) | Token::Quoted(_) | Token::Symbol(_) => None,
+    })
 }
 
 /// Whether an unquoted word stands somewhere outside of comments.
@@ -194,10 +203,7 @@ impl Iterator for Pieces<'_> {
         let first = rest.chars().next()?;
         let token = match first {
             '`' | '"' => Token::Quoted(self.quoted(first)),
-            '\'' => {
-                self.quoted(first);
-                Token::Text
-            }
+            '\'' => Token::Text(self.quoted(first)),
             c if is_word_char(c) => {
                 let end = rest.find(|c| !is_word_char(c)).unwrap_or(rest.len());
                 self.at += end;

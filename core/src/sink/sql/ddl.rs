@@ -5,6 +5,7 @@
 //! whose job does not say the session's database (renames across databases). What only TiDB knows is skipped with a
 //! reason; what a downstream might refuse is sent, so that an operator decides and nothing is passed over in silence.
 
+use super::clock::{Clock, Zone};
 use super::{Dialect, quote_table};
 use crate::ids::CommitTs;
 use crate::schema::model::{ActionType, TableInfo};
@@ -22,6 +23,8 @@ pub struct DdlText<'a> {
     /// `ddl_query` of the binlog.
     pub query: &'a str,
     pub applied: &'a Applied,
+    /// The upstream session's time zone, where the job says it.
+    pub job_zone: Option<Zone>,
     pub dialect: Dialect,
 }
 
@@ -32,12 +35,15 @@ impl DdlText<'_> {
             return Err(reason.to_owned());
         }
         let (sql, database) = self.statement();
+        let Clock { time_zone, now } = Clock::of(self.action, self.query, self.job_zone.as_ref(), self.moves());
         Ok(Ddl {
             commit_ts: self.commit_ts,
             database,
             sql,
             touches: self.touches(),
             rerun: self.is_repeatable(),
+            time_zone,
+            now,
             goal: self.goal(),
         })
     }
@@ -233,7 +239,7 @@ mod tests {
 
     fn plan(action: ActionType, query: &str, moves: Vec<TableMove>, dialect: Dialect) -> Result<Ddl, String> {
         let applied = Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()), schema_charset: None };
-        DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, dialect }.plan()
+        DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, job_zone: None, dialect }.plan()
     }
 
     fn sent(action: ActionType, query: &str, moves: Vec<TableMove>) -> String {
@@ -250,7 +256,7 @@ mod tests {
                 schema_charset: Some(("utf8mb4".to_owned(), collation.to_owned())),
             };
             let (commit_ts, action, dialect) = (CommitTs::new(5), ActionType::CREATE_SCHEMA, Dialect::MariaDb);
-            DdlText { commit_ts, action, query, applied: &applied, dialect }.plan().unwrap().sql
+            DdlText { commit_ts, action, query, applied: &applied, job_zone: None, dialect }.plan().unwrap().sql
         };
         for (query, collation, expected) in [
             ("create database d;", "utf8mb4_bin", "create database d\nCHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
