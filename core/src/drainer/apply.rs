@@ -202,8 +202,15 @@ impl<T: Translate> Applier<T> {
                     if !self.window.peeked_is_first() {
                         return;
                     }
-                    let Some(json) = self.job(now, commit_ts, job_id, out) else { return };
+                    let json = self.job(now, commit_ts, job_id, out);
+                    if json.is_none() && !self.may_go_without_job(config, commit_ts) {
+                        return;
+                    }
                     self.window.take();
+                    let Some(json) = json else {
+                        self.pass_without_job(commit_ts, job_id, out);
+                        continue;
+                    };
                     self.stage_ddl(now, config, commit_ts, &json, &query, schema_state, out);
                     continue;
                 }
@@ -400,6 +407,22 @@ impl<T: Translate> Applier<T> {
         if let Some(wait) = &mut self.job {
             wait.done(now, op, result, out);
         }
+    }
+
+    /// The only way past a job that the history will never have.
+    fn may_go_without_job(&self, config: &DrainerConfig, commit_ts: CommitTs) -> bool {
+        config.ignore_txn_commit_ts.contains(&commit_ts) && self.job.as_ref().is_some_and(JobWait::is_absent)
+    }
+
+    fn pass_without_job(&mut self, commit_ts: CommitTs, job_id: i64, out: &mut Out) {
+        self.job = None;
+        let text = format!(
+            "the DDL with commit_ts {commit_ts} is left out as configured; its job {job_id} is not in the history, so that \
+             what it changed is not known here either"
+        );
+        out.notice(Level::Warn, text);
+        self.counts.filtered += 1;
+        self.done(commit_ts);
     }
 
     /// Nothing behind this point can be translated.
