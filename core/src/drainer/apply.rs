@@ -257,16 +257,21 @@ impl<T: Translate> Applier<T> {
             self.pass_rows(now, commit_ts, out);
             return true;
         }
-        let ahead = self.translator.ahead_of_history(value);
+        let awaited = self.translator.version_of(value).filter(|version| self.learning.awaits(*version));
+        let ahead = self.translator.ahead_of_history(value).or(awaited);
         if ahead.is_some_and(|version| !self.learning.may_translate(now, version, out)) {
             return false;
         }
         let safe = config.safe_mode || commit_ts <= self.progress.state().safe_until;
         let translated = self.translator.transaction(commit_ts, value, safe);
-        let incomplete = translated.as_ref().map_or(true, |transaction| transaction.unknown_columns);
-        if let Some(version) = ahead
-            && incomplete
-            && self.learning.look_again(now, version)
+        // Columns can be unknown also where the history reaches that version: a DDL on another table may have finished first.
+        let misses = match &translated {
+            Ok(transaction) if transaction.unknown_columns => ahead.or_else(|| self.translator.version_of(value)),
+            Ok(_) => None,
+            Err(_) => ahead,
+        };
+        if let Some(version) = misses
+            && self.learning.look_again(now, version, commit_ts, out)
         {
             return false;
         }

@@ -25,7 +25,8 @@ use std::sync::Arc;
 /// How the rows of one table of one schema version are translated at one state of the view.
 #[derive(Debug)]
 pub struct RowPlan {
-    /// Decodes the bytes: the definition of the version, and behind its columns those that only the view knows.
+    /// Decodes the bytes: the definition of the version, and behind its columns those that only the view or later
+    /// definitions know.
     decode: TableInfo,
     shape: Arc<TableShape>,
     /// By position in `shape.columns`.
@@ -57,11 +58,13 @@ enum Missing {
 }
 
 impl RowPlan {
-    /// `definition`: of the transaction's schema version, made by `made_by`; `entry`, `name`: the view's.
+    /// `definition`: of the transaction's schema version, made by `made_by`; `later`: those above it, as far as they are
+    /// known; `entry`, `name`: the view's.
     #[must_use]
-    pub fn new(
+    pub fn new<'a>(
         definition: &TableInfo,
         made_by: SchemaVersion,
+        later: impl Iterator<Item = &'a TableInfo>,
         entry: &TableEntry,
         name: &TableName,
         json: Style,
@@ -70,6 +73,12 @@ impl RowPlan {
         let known = |table: &TableInfo, id: i64| table.cols.iter().any(|c| c.id == id);
         let mut decode = definition.clone();
         decode.cols.extend(view.cols.iter().filter(|c| !known(definition, c.id)).cloned());
+        // A column that a later definition brings holds what its DDL will fill in, or a change of type will convert: it is
+        // known, and not written.
+        for info in later {
+            let fresh: Vec<ColumnInfo> = info.cols.iter().filter(|c| !known(&decode, c.id)).cloned().collect();
+            decode.cols.extend(fresh);
+        }
         let by_id = |id: i64| decode.cols.iter().find(|c| c.id == id).cloned();
 
         let mut columns = Vec::new();
@@ -286,7 +295,7 @@ mod tests {
         let version_of = SchemaVersion::new;
         let entry = TableEntry { schema_id: 1, info: Arc::new(table(view)), version: version_of(view_version) };
         let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
-        RowPlan::new(&table(definition), version_of(version), &entry, &name, Style::Later)
+        RowPlan::new(&table(definition), version_of(version), std::iter::empty(), &entry, &name, Style::Later)
     }
 
     fn pairs(pairs: &[(i64, Datum<'_>)]) -> Vec<u8> {
@@ -381,6 +390,26 @@ mod tests {
         let plan = plan(6, &[id.clone(), ahead], 5, std::slice::from_ref(&id));
         assert_eq!(inserted(&plan, &[(2, Datum::Int(3))]), "id=1");
         assert_eq!(inserted(&plan, &[(2, Datum::Int(9))]), "id=1 b=9");
+    }
+
+    #[test]
+    fn a_column_is_unknown_only_while_no_definition_has_it() {
+        let id = column(1, "id", INT);
+        let added = table(&[id.clone(), column(2, "b", INT)]);
+        let only_id = table(std::slice::from_ref(&id));
+        let entry = TableEntry { schema_id: 1, info: Arc::new(only_id.clone()), version: SchemaVersion::new(5) };
+        let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
+        let mut row = Vec::new();
+        encode_value(&mut row, &Datum::Int(1));
+        row.extend(pairs(&[(2, Datum::Int(7))]));
+        for (later, unknown) in [(vec![], true), (vec![&added], false)] {
+            let plan = RowPlan::new(&only_id, SchemaVersion::new(5), later.into_iter(), &entry, &name, Style::Later);
+            let mut seen = false;
+            let change = plan.change(mutation::RowChange::Insert(&row), &mut seen).unwrap();
+            assert_eq!(seen, unknown);
+            let Change::Insert { new } = change else { panic!("{change:?}") };
+            assert_eq!(shown(&plan, &new), "id=1");
+        }
     }
 
     #[test]

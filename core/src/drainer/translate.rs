@@ -146,6 +146,12 @@ impl Translator {
         (version > self.tracker.known_version()).then_some(version)
     }
 
+    /// Schema version of a transaction.
+    #[must_use]
+    pub fn version_of(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        Some(SchemaVersion::new(PrewriteValue::decode(prewrite_value).ok()?.schema_version))
+    }
+
     /// Takes up jobs that finished since `load_history` (the whole history or a part of it). Nothing is applied.
     pub fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
         self.tracker.learn(jobs)
@@ -220,10 +226,11 @@ impl Translator {
             self.plans_epoch = self.tracker.epoch();
         }
         let json = self.dialect.json_style();
+        let later = || self.tracker.later_definitions(table, made_by).map(|info| &**info);
         let plan = self
             .plans
             .entry((table, made_by))
-            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, entry, &name, json)));
+            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, later(), entry, &name, json)));
         Ok(Route::Plan(Arc::clone(plan)))
     }
 

@@ -38,6 +38,12 @@ impl Definitions {
         versions.range(..=newest).next_back().or_else(|| versions.iter().next()).map(|(key, info)| (key.version, info))
     }
 
+    /// The definitions above `version` that are known already.
+    pub fn after(&self, table: i64, version: SchemaVersion) -> impl Iterator<Item = &Arc<TableInfo>> {
+        let newest = JobKey { version, job: i64::MAX };
+        self.tables.get(&table).into_iter().flat_map(move |versions| versions.range(newest..).map(|(_, info)| info))
+    }
+
     fn before(&self, table: i64, key: JobKey) -> Option<&Arc<TableInfo>> {
         self.tables.get(&table)?.range(..key).next_back().map(|(_, info)| info)
     }
