@@ -87,7 +87,7 @@ impl DdlText<'_> {
 
     /// Text and current database.
     fn statement(&self) -> (String, Option<String>) {
-        let as_it_is = || (self.query.to_owned(), self.applied.schema.clone());
+        let as_it_is = || (self.in_case(), self.applied.schema.clone());
         match self.action {
             ActionType::CREATE_SCHEMA => (self.create_schema(), None),
             ActionType::DROP_SCHEMA | ActionType::RECOVER_SCHEMA => (self.query.to_owned(), None),
@@ -95,10 +95,17 @@ impl DdlText<'_> {
             ActionType::DROP_VIEW => self.drop_one("VIEW").unwrap_or_else(as_it_is),
             ActionType::DROP_SEQUENCE => self.drop_one("SEQUENCE").unwrap_or_else(as_it_is),
             ActionType::RENAME_TABLE | ActionType::RENAME_TABLES => self.rename().unwrap_or_else(as_it_is),
-            ActionType::EXCHANGE_PARTITION => (self.query.to_owned(), self.exchange_database()),
+            ActionType::EXCHANGE_PARTITION => (self.in_case(), self.exchange_database()),
             ActionType::CREATE_TABLES => self.create_tables().unwrap_or_else(as_it_is),
             _ => as_it_is(),
         }
+    }
+
+    /// The text, with the table's name as the downstream has it.
+    fn in_case(&self) -> String {
+        let name = self.moves().first().and_then(|step| step.before.as_ref()).map(|(_, name)| name);
+        let text = name.and_then(|name| text::in_case(self.query, &name.schema, &name.table));
+        text.unwrap_or_else(|| self.query.to_owned())
     }
 
     /// The downstream's default collation of a character set is another one than TiDB's, and then all tables that say
@@ -267,6 +274,15 @@ mod tests {
         ] {
             assert_eq!(sent(query, collation), expected);
         }
+    }
+
+    #[test]
+    fn a_table_is_named_as_the_downstream_has_it() {
+        let moves = |name| vec![step(at(1, name), at(1, name))];
+        let add = "ALTER TABLE foo ADD COLUMN a INT";
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, moves("d.Foo")), "job: ALTER TABLE `Foo` ADD COLUMN a INT");
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, moves("d.foo")), format!("job: {add}"));
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, vec![]), format!("job: {add}"));
     }
 
     #[test]
