@@ -226,7 +226,7 @@ impl Translator {
             self.plans_epoch = self.tracker.epoch();
         }
         let json = self.dialect.json_style();
-        let later = || self.tracker.later_definitions(table, made_by).map(|info| &**info);
+        let later = || self.tracker.later_definitions(table, made_by).map(|(version, info)| (version, &**info));
         let plan = self
             .plans
             .entry((table, made_by))

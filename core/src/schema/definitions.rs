@@ -39,9 +39,10 @@ impl Definitions {
     }
 
     /// The definitions above `version` that are known already.
-    pub fn after(&self, table: i64, version: SchemaVersion) -> impl Iterator<Item = &Arc<TableInfo>> {
+    pub fn after(&self, table: i64, version: SchemaVersion) -> impl Iterator<Item = (SchemaVersion, &Arc<TableInfo>)> {
         let newest = JobKey { version, job: i64::MAX };
-        self.tables.get(&table).into_iter().flat_map(move |versions| versions.range(newest..).map(|(_, info)| info))
+        let versions = self.tables.get(&table).into_iter();
+        versions.flat_map(move |versions| versions.range(newest..).map(|(key, info)| (key.version, info)))
     }
 
     fn before(&self, table: i64, key: JobKey) -> Option<&Arc<TableInfo>> {

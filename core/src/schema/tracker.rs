@@ -168,7 +168,11 @@ impl Tracker {
     }
 
     /// Definitions of the table that are known already and belong to later versions.
-    pub fn later_definitions(&self, table: i64, version: SchemaVersion) -> impl Iterator<Item = &Arc<TableInfo>> {
+    pub fn later_definitions(
+        &self,
+        table: i64,
+        version: SchemaVersion,
+    ) -> impl Iterator<Item = (SchemaVersion, &Arc<TableInfo>)> {
         self.definitions.after(table, version)
     }
 
