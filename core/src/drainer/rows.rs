@@ -74,15 +74,15 @@ impl RowPlan {
         let known = |table: &TableInfo, id: i64| table.cols.iter().any(|c| c.id == id);
         let mut decode = definition.clone();
         decode.cols.extend(view.cols.iter().filter(|c| !known(definition, c.id)).cloned());
-        // A column that a later definition brings holds what its DDL will fill in, or a change of type will convert: it is
-        // known, and not written.
+        let mut decoded: BTreeSet<i64> = decode.cols.iter().map(|c| c.id).collect();
         let mut lasting: BTreeSet<i64> = view.index_info.iter().map(|index| index.id).collect();
         let has = |info: &TableInfo, id: i64| info.index_info.iter().any(|index| index.id == id);
         lasting.retain(|id| made_by <= entry.version || has(definition, *id));
+        // A column that a later definition brings holds what its DDL will fill in, or a change of type will convert: it is
+        // known, and not written.
         for (version, info) in later {
             lasting.retain(|id| version <= entry.version || has(info, *id));
-            let fresh: Vec<ColumnInfo> = info.cols.iter().filter(|c| !known(&decode, c.id)).cloned().collect();
-            decode.cols.extend(fresh);
+            decode.cols.extend(info.cols.iter().filter(|c| decoded.insert(c.id)).cloned());
         }
         let by_id = |id: i64| decode.cols.iter().find(|c| c.id == id).cloned();
 
@@ -487,7 +487,6 @@ mod tests {
                     length: -1,
                 })
                 .collect(),
-            ..IndexInfo::default()
         };
         let mut columns: Vec<ColumnInfo> = (1..=4).map(|id| column(id, &format!("c{id}"), INT)).collect();
         columns[3].generated_expr_string = "c1".to_owned();

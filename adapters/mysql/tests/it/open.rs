@@ -167,7 +167,7 @@ async fn settings() {
     sink.execute(apply(&[101], vec![b.statement(101, look, vec![], Some(1))])).await.unwrap();
     assert_eq!(
         b.one("SELECT CONCAT_WS('|', a, z, m, w) FROM {db}.s").await,
-        "17|+00:00|STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO|60"
+        "17|+00:00|NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES|60"
     );
 }
 

@@ -5,6 +5,7 @@
 //!   origin default keeps;
 //! * ADD COLUMN … TIMESTAMP DEFAULT '2020-01-01 00:00:00' means a moment of the upstream session's zone. The definition holds
 //!   it in UTC, the text as it was written: the difference is the zone;
+//!   So it is with the default of a table's first definition, which decides what later inserts downstream would get;
 //! * MODIFY COLUMN between TIMESTAMP and another type converts in the session's zone, which jobs that rewrite rows keep.
 
 use crate::codec::time::Civil;
@@ -74,15 +75,20 @@ impl Zone {
 impl Clock {
     pub(super) fn of(action: ActionType, query: &str, job_zone: Option<&Zone>, moves: &[TableMove]) -> Self {
         let Some(info) = moves.first().and_then(|step| step.info.as_ref()) else { return Self::default() };
-        let adds = [ActionType::ADD_COLUMN, ActionType::ADD_COLUMNS, ActionType::MULTI_SCHEMA_CHANGE];
-        if !adds.contains(&action) {
-            return Self { time_zone: job_zone.map(Zone::text), now: None };
-        }
         // Columns of earlier DDLs do not matter here: the newest one of each kind tells.
         let newest = |tp, keep: fn(&ColumnInfo) -> bool| {
             info.cols.iter().filter(|c| c.field_type.tp == tp && keep(c)).max_by_key(|c| c.id)
         };
-        let origin = |column: &ColumnInfo| Civil::parse(column.origin_default.as_str()?)?.unix_micros();
+        let moment = |default: &serde_json::Value| Civil::parse(default.as_str()?)?.unix_micros();
+        let origin = |column: &ColumnInfo| moment(&column.origin_default);
+        let adds = [ActionType::ADD_COLUMN, ActionType::ADD_COLUMNS, ActionType::MULTI_SCHEMA_CHANGE];
+        if !adds.contains(&action) {
+            // No rows are filled, but the default itself is a moment too.
+            let written = newest(tp::TIMESTAMP, |c| !c.default.is_null() && !c.defaults_to_now());
+            let written = written.and_then(|column| moment(&column.default));
+            let zone = job_zone.cloned().or_else(|| written.and_then(|utc| zone_of_literals(query, utc)));
+            return Self { time_zone: zone.as_ref().map(Zone::text), now: None };
+        }
         let written = newest(tp::TIMESTAMP, |c| !c.defaults_to_now()).and_then(origin);
         let mut zone = job_zone.cloned().or_else(|| written.and_then(|utc| zone_of_literals(query, utc)));
         let instant = newest(tp::TIMESTAMP, ColumnInfo::defaults_to_now).map(|c| (c.id, origin(c)));
@@ -184,7 +190,9 @@ mod tests {
             ("ADD c TIMESTAMP DEFAULT '2020-01-01 00:00:01'", "2020-01-01 00:00:00", None),
             ("ADD c TIMESTAMP DEFAULT '0000-00-00 00:00:00'", "0000-00-00 00:00:00", None),
         ] {
-            assert_eq!(clock(ADD, query, None, &column(origin)).0.as_deref(), zone, "{query} {origin}");
+            for action in [ADD, ActionType::CREATE_TABLE] {
+                assert_eq!(clock(action, query, None, &column(origin)).0.as_deref(), zone, "{query} {origin}");
+            }
         }
     }
 
