@@ -258,7 +258,8 @@ impl<T: Translate> Applier<T> {
             return true;
         }
         let awaited = self.translator.version_of(value).filter(|version| self.learning.awaits(*version));
-        let ahead = self.translator.ahead_of_history(value).or(awaited);
+        let unreached = self.translator.ahead_of_history(value);
+        let ahead = unreached.or(awaited);
         if ahead.is_some_and(|version| !self.learning.may_translate(now, version, out)) {
             return false;
         }
@@ -271,7 +272,7 @@ impl<T: Translate> Applier<T> {
             Err(_) => ahead,
         };
         if let Some(version) = misses
-            && self.learning.look_again(now, version, commit_ts, out)
+            && self.learning.look_again(now, version, unreached.is_none(), commit_ts, out)
         {
             return false;
         }

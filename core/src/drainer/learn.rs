@@ -57,17 +57,20 @@ impl Learning {
         !self.waiting
     }
 
-    /// The translation of that transaction misses definitions. Whether to wait for another look.
+    /// The translation of that transaction misses definitions. Whether to wait for another look. `passed`: the history has
+    /// later versions already.
     pub(super) fn look_again(
         &mut self,
         now: MonoTime,
         version: SchemaVersion,
+        passed: bool,
         commit_ts: CommitTs,
         out: &mut Out,
     ) -> bool {
         let fresh = Missed { version, since: now, said: false };
         let mut missed = self.missed.filter(|missed| missed.version >= version).unwrap_or(fresh);
-        self.waiting = now.millis_since(missed.since) < WAIT_MS;
+        let limit = if passed { SHORT_WAIT_MS } else { WAIT_MS };
+        self.waiting = now.millis_since(missed.since) < limit;
         self.next_look = now.plus_millis(SPACING_MS);
         if !self.waiting && !std::mem::replace(&mut missed.said, true) {
             let text = format!(
@@ -127,6 +130,9 @@ impl Learning {
 
 /// A job is in the history at the latest when its binlog commits, and that follows the version within a few schema leases.
 const WAIT_MS: u64 = 3_000;
+/// Two looks: of a version that the history has passed only a job that finishes this very moment can be missing. Where many
+/// DDLs run, a longer wait at each of their versions would never let a Drainer catch up.
+const SHORT_WAIT_MS: u64 = 600;
 /// A look reads the whole history.
 const SPACING_MS: u64 = 300;
 
@@ -178,7 +184,7 @@ mod tests {
                 }
                 now = l.deadline().unwrap_or(now);
             }
-            if !l.look_again(now, v, CommitTs::new(5), &mut out) {
+            if !l.look_again(now, v, false, CommitTs::new(5), &mut out) {
                 break;
             }
             assert!(l.awaits(v) && !l.awaits(SchemaVersion::new(8)));
@@ -188,14 +194,17 @@ mod tests {
             matches!(out.pop(), Some(Effect::Notice { text, .. }) if text.contains("schema version 7 (from commit_ts 5 on)"))
         );
         assert!(
-            !l.look_again(now, v, CommitTs::new(6), &mut out),
+            !l.look_again(now, v, false, CommitTs::new(6), &mut out),
             "the next transaction of this version does not wait"
         );
         assert!(l.may_translate(now, v, &mut out) && out.is_empty(), "and it is said once");
         assert!(
-            !l.look_again(now, SchemaVersion::new(6), CommitTs::new(7), &mut out),
+            !l.look_again(now, SchemaVersion::new(6), false, CommitTs::new(7), &mut out),
             "nor does one of an older version"
         );
         assert_eq!(l.deadline(), None);
+        let later = SchemaVersion::new(9);
+        assert!(l.look_again(now, later, true, CommitTs::new(8), &mut out));
+        assert!(!l.look_again(now.plus_millis(SHORT_WAIT_MS), later, true, CommitTs::new(8), &mut out));
     }
 }

@@ -75,13 +75,17 @@ impl RowPlan {
         let mut decode = definition.clone();
         decode.cols.extend(view.cols.iter().filter(|c| !known(definition, c.id)).cloned());
         let mut decoded: BTreeSet<i64> = decode.cols.iter().map(|c| c.id).collect();
-        let mut lasting: BTreeSet<i64> = view.index_info.iter().map(|index| index.id).collect();
-        let has = |info: &TableInfo, id: i64| info.index_info.iter().any(|index| index.id == id);
-        lasting.retain(|id| made_by <= entry.version || has(definition, *id));
+        let mut lasting: Vec<&IndexInfo> = view.index_info.iter().collect();
+        // A change of a column's type gives its indexes new ids.
+        let has = |info: &TableInfo, one: &IndexInfo| {
+            let same = |index: &IndexInfo| index.id == one.id || index.idx_name.lower == one.idx_name.lower;
+            info.index_info.iter().any(|index| same(index) && index.is_unique == one.is_unique)
+        };
+        lasting.retain(|index| made_by <= entry.version || has(definition, index));
         // A column that a later definition brings holds what its DDL will fill in, or a change of type will convert: it is
         // known, and not written.
         for (version, info) in later {
-            lasting.retain(|id| version <= entry.version || has(info, *id));
+            lasting.retain(|index| version <= entry.version || has(info, index));
             decode.cols.extend(info.cols.iter().filter(|c| decoded.insert(c.id)).cloned());
         }
         let by_id = |id: i64| decode.cols.iter().find(|c| c.id == id).cloned();
@@ -112,6 +116,7 @@ impl RowPlan {
             columns.push(ShapeColumn { name: column.name.original.clone(), field: column.field_type.clone(), written });
             sources.push(Source { id: column.id, candidates, missing });
         }
+        let lasting = lasting.into_iter().map(|index| index.id).collect();
         let keys = keys(view, &ids, &lasting);
         if made_by > entry.version {
             let ahead =
