@@ -70,7 +70,16 @@ impl Translate for SimTranslate {
         self.last = ts;
         self.version = self.version.max(job.version());
         let sql = format!("v{}", digest(query));
-        let ddl = Ddl { commit_ts: ts, database: None, sql, touches: Vec::new(), rerun: false, goal: None };
+        let ddl = Ddl {
+            commit_ts: ts,
+            database: None,
+            sql,
+            touches: Vec::new(),
+            rerun: false,
+            time_zone: None,
+            now: None,
+            goal: None,
+        };
         Ok(DdlPlan::Run(Box::new(ddl)))
     }
 

@@ -19,6 +19,11 @@ const LOCK_WAIT_SECONDS: u32 = 5;
 /// Database or table exists or not, column or key exists or not: perhaps the goal is reached already.
 const PERHAPS_REACHED: [u16; 12] = [1007, 1008, 1049, 1050, 1051, 1054, 1060, 1061, 1091, 1146, 1176, 1831];
 
+/// Microseconds that a session's time can be set to: from 1970-01-01 00:00:01 to what 31 bits of seconds hold.
+const TIMESTAMPS: std::ops::Range<i64> = 1_000_000..2_147_483_647_000_000;
+
+const ER_UNKNOWN_TIME_ZONE: u16 = 1298;
+
 /// Who keeps others from running a DDL of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Guard {
@@ -81,10 +86,64 @@ impl Session {
     async fn run_ddl(&mut self, generation: u64, ddl: &Ddl) -> Result<(), SinkError> {
         let mode = if self.sql_mode_given { self.sql_mode.clone() } else { DDL_SQL_MODE.to_owned() };
         self.set_sql_mode(&mode).await?;
-        match self.execute_ddl(ddl).await {
+        self.set_zone(ddl).await?;
+        let frozen = self.freeze_now(ddl).await?;
+        let done = self.execute_ddl(ddl).await;
+        if self.is_connected() {
+            self.reset_clock(ddl, frozen).await;
+        }
+        match done {
             Ok(()) => self.mark_done(generation, ddl).await,
             Err(Failure::Broken(e)) => Err(SinkError::Lost(format!("{}: {e}", shortened(&ddl.sql)))),
             Err(Failure::Server(e)) => self.ddl_error(generation, ddl, &e).await,
+        }
+    }
+
+    async fn set_zone(&mut self, ddl: &Ddl) -> Result<(), SinkError> {
+        let Some(zone) = &ddl.time_zone else { return Ok(()) };
+        let sql = format!("SET SESSION time_zone = {}", literal(zone));
+        match self.query_drop(&sql).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Server(e)) if e.code == ER_UNKNOWN_TIME_ZONE => {
+                self.forget_journal(ddl).await?;
+                Err(refused(
+                    ddl,
+                    &format!(
+                        "the upstream ran it in the time zone {zone:?}, which this server does not know, and in another zone \
+                         TIMESTAMP values may come out otherwise: load the server's time zone tables (mysql_tzinfo_to_sql), then \
+                         retry"
+                    ),
+                ))
+            }
+            Err(f) => Err(f.environment(&sql)),
+        }
+    }
+
+    /// Our sessions are in UTC at their own time. One that cannot be set back is closed.
+    async fn reset_clock(&mut self, ddl: &Ddl, frozen: bool) {
+        let zone = ddl.time_zone.as_ref().map(|_| "SET SESSION time_zone = '+00:00'");
+        let now = frozen.then_some("SET SESSION timestamp = DEFAULT");
+        for sql in zone.into_iter().chain(now) {
+            if self.query_drop(sql).await.is_err() {
+                return self.abandon();
+            }
+        }
+    }
+
+    /// Sets what `NOW()` says; whether it was set. A server may forbid that: then its clock counts, as in the original.
+    async fn freeze_now(&mut self, ddl: &Ddl) -> Result<bool, SinkError> {
+        let Some(micros) = ddl.now.filter(|micros| TIMESTAMPS.contains(micros)) else { return Ok(false) };
+        let sql = format!("SET SESSION timestamp = {}.{:06}", micros / 1_000_000, micros % 1_000_000);
+        match self.query_drop(&sql).await {
+            Ok(_) => Ok(true),
+            Err(Failure::Server(e)) => {
+                tracing::warn!(
+                    commit_ts = %ddl.commit_ts, error = %e.text(), sql = %shortened(&ddl.sql),
+                    "the server does not let this session set its time: rows older than the new column get another time than upstream"
+                );
+                Ok(false)
+            }
+            Err(f) => Err(f.environment(&sql)),
         }
     }
 

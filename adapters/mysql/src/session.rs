@@ -50,6 +50,8 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 const MAX_PARAMS: usize = 65_535;
 /// Above this the client library sends parameters in packets of their own.
 const LONG_DATA_FROM: usize = (1 << 24) - 1;
+const EXPLICIT_DEFAULTS: &str = "SET SESSION explicit_defaults_for_timestamp = 1";
+const KEEP_ZERO: &str = "NO_AUTO_VALUE_ON_ZERO";
 const ER_UNKNOWN_SYSTEM_VARIABLE: u16 = 1193;
 const ER_PACKET_TOO_LARGE: u16 = 1153;
 
@@ -131,12 +133,15 @@ impl Session {
             "SET SESSION allow_auto_random_explicit_insert = 1",
             "SET SESSION tidb_txn_mode = 'optimistic'",
             "SET SESSION tidb_placement_mode = 'ignore'",
+            EXPLICIT_DEFAULTS,
         ];
         for statement in optional {
             match self.query_drop(statement).await {
                 Err(f) if f.code() == Some(ER_UNKNOWN_SYSTEM_VARIABLE) => {}
                 // MySQL 8 wants a right of its own for the server's defaults.
                 Err(Failure::Server(e)) if e.class() == Class::Denied && statement.contains("_server") => {}
+                // Read-only in old servers, a right of its own in new ones.
+                Err(Failure::Server(e)) if statement == EXPLICIT_DEFAULTS => self.check_timestamps(&e.text()).await?,
                 Err(f) => return Err(f.environment(statement)),
                 Ok(_) => {}
             }
@@ -150,6 +155,28 @@ impl Session {
             const MODE: &str = "SELECT @@SESSION.sql_mode";
             let rows = self.query_rows(MODE).await.map_err(|f| f.environment(MODE))?;
             self.sql_mode = rows.first().and_then(|r| text_at(r, 0)).unwrap_or_default();
+            // Without it a 0 in an AUTO_INCREMENT column becomes another number, and no warning tells.
+            if !self.sql_mode.split(',').any(|mode| mode.eq_ignore_ascii_case(KEEP_ZERO)) {
+                let comma = if self.sql_mode.is_empty() { "" } else { "," };
+                let mode = format!("{}{comma}{KEEP_ZERO}", self.sql_mode);
+                self.set_sql_mode(&mode).await?;
+                self.sql_mode = mode;
+            }
+        }
+        Ok(())
+    }
+
+    /// With implicit defaults, `c TIMESTAMP` in a DDL means NOT NULL DEFAULT CURRENT_TIMESTAMP, and a NULL that is stored there
+    /// becomes the current time without a warning.
+    async fn check_timestamps(&mut self, error: &str) -> Result<(), SinkError> {
+        const LOOK: &str = "SELECT @@explicit_defaults_for_timestamp";
+        let rows = self.query_rows(LOOK).await.map_err(|f| f.environment(LOOK))?;
+        if rows.first().and_then(|r| u64_at(r, 0)) == Some(0) {
+            tracing::warn!(
+                error,
+                "explicit_defaults_for_timestamp is off and cannot be set for this session: TIMESTAMP columns that a replicated \
+                 DDL makes get other defaults than upstream; turn it on in the server's configuration"
+            );
         }
         Ok(())
     }

@@ -54,6 +54,32 @@ impl Civil {
         (ymd << 17 | hms) << 24 | u64::from(self.micro)
     }
 
+    /// `YYYY-MM-DD hh:mm:ss[.f…]`, as [`Civil::datetime_text`] writes it; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let (date, time) = whole.split_once(' ')?;
+        let three = |text: &str, mark| -> Option<[u32; 3]> {
+            let parts: Option<Vec<u32>> = text.split(mark).map(|n| n.parse().ok()).collect();
+            parts?.try_into().ok()
+        };
+        let [year, month, day] = three(date, '-')?;
+        let [hour, minute, second] = three(time, ':')?;
+        let micro = format!("{fraction:0<6}").get(..MAX_FSP)?.parse().ok()?;
+        Self { year, month, day, hour, minute, second, micro }.check().ok()
+    }
+
+    /// Of a time in UTC; `None` for zero and partially zero dates.
+    #[must_use]
+    pub fn unix_micros(&self) -> Option<i64> {
+        if self.month == 0 || self.day == 0 {
+            return None;
+        }
+        let of_day = i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second);
+        let seconds = days_from_civil(self.year, self.month, self.day) * DAY + of_day;
+        Some(seconds * 1_000_000 + i64::from(self.micro))
+    }
+
     #[must_use]
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
@@ -158,6 +184,25 @@ mod tests {
         assert!(widest.check().is_err());
         assert!(Civil::from_core(u64::MAX).check().is_err());
         assert!(widest.datetime_text(9).len() > 26);
+    }
+
+    #[test]
+    fn texts_become_instants() {
+        for (text, micros) in [
+            ("1970-01-01 00:00:01", Some(1_000_000)),
+            ("2026-11-21 03:07:07", Some(1_795_230_427_000_000)),
+            ("2026-11-21 03:07:07.25", Some(1_795_230_427_250_000)),
+            ("1969-12-31 23:59:59.000001", Some(-999_999)),
+            ("0000-00-00 00:00:00", None),
+            ("2010-00-10 00:00:00", None),
+            ("2010-13-10 00:00:00", None),
+            ("2010-01-10", None),
+            ("CURRENT_TIMESTAMP", None),
+            ("2010-01-10 00:00:00.é", None),
+            ("2010-01-10 00:00", None),
+        ] {
+            assert_eq!(Civil::parse(text).and_then(|c| c.unix_micros()), micros, "{text}");
+        }
     }
 
     #[test]

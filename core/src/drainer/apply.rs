@@ -202,8 +202,15 @@ impl<T: Translate> Applier<T> {
                     if !self.window.peeked_is_first() {
                         return;
                     }
-                    let Some(json) = self.job(now, commit_ts, job_id, out) else { return };
+                    let json = self.job(now, commit_ts, job_id, out);
+                    if json.is_none() && !self.may_go_without_job(config, commit_ts) {
+                        return;
+                    }
                     self.window.take();
+                    let Some(json) = json else {
+                        self.pass_without_job(commit_ts, job_id, out);
+                        continue;
+                    };
                     self.stage_ddl(now, config, commit_ts, &json, &query, schema_state, out);
                     continue;
                 }
@@ -250,16 +257,22 @@ impl<T: Translate> Applier<T> {
             self.pass_rows(now, commit_ts, out);
             return true;
         }
-        let ahead = self.translator.ahead_of_history(value);
+        let awaited = self.translator.version_of(value).filter(|version| self.learning.awaits(*version));
+        let unreached = self.translator.ahead_of_history(value);
+        let ahead = unreached.or(awaited);
         if ahead.is_some_and(|version| !self.learning.may_translate(now, version, out)) {
             return false;
         }
         let safe = config.safe_mode || commit_ts <= self.progress.state().safe_until;
         let translated = self.translator.transaction(commit_ts, value, safe);
-        let incomplete = translated.as_ref().map_or(true, |transaction| transaction.unknown_columns);
-        if let Some(version) = ahead
-            && incomplete
-            && self.learning.look_again(now, version)
+        // Columns can be unknown also where the history reaches that version: a DDL on another table may have finished first.
+        let misses = match &translated {
+            Ok(transaction) if transaction.unknown_columns => ahead.or_else(|| self.translator.version_of(value)),
+            Ok(_) => None,
+            Err(_) => ahead,
+        };
+        if let Some(version) = misses
+            && self.learning.look_again(now, version, unreached.is_none(), commit_ts, out)
         {
             return false;
         }
@@ -400,6 +413,22 @@ impl<T: Translate> Applier<T> {
         if let Some(wait) = &mut self.job {
             wait.done(now, op, result, out);
         }
+    }
+
+    /// The only way past a job that the history will never have.
+    fn may_go_without_job(&self, config: &DrainerConfig, commit_ts: CommitTs) -> bool {
+        config.ignore_txn_commit_ts.contains(&commit_ts) && self.job.as_ref().is_some_and(JobWait::is_absent)
+    }
+
+    fn pass_without_job(&mut self, commit_ts: CommitTs, job_id: i64, out: &mut Out) {
+        self.job = None;
+        let text = format!(
+            "the DDL with commit_ts {commit_ts} is left out as configured; its job {job_id} is not in the history, so that \
+             what it changed is not known here either"
+        );
+        out.notice(Level::Warn, text);
+        self.counts.filtered += 1;
+        self.done(commit_ts);
     }
 
     /// Nothing behind this point can be translated.

@@ -24,6 +24,8 @@ pub(super) struct JobWait {
     retry: Retry,
     /// The job, once it is there.
     json: Option<Bytes>,
+    /// The history was read and does not have it.
+    absent: bool,
 }
 
 impl JobWait {
@@ -37,7 +39,12 @@ impl JobWait {
             said: false,
             retry: Retry::new(format!("reading DDL job {job_id} from the history")),
             json: None,
+            absent: false,
         }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.absent
     }
 
     /// Asks when it is time to; gives the job when it is there.
@@ -65,18 +72,20 @@ impl JobWait {
         match result {
             Ok(Some(json)) => {
                 self.retry.succeed(now, out);
+                self.absent = false;
                 self.json = Some(json);
             }
             Ok(None) => {
                 // TiDB writes the binlog just before the job reaches the history.
                 self.retry.succeed(now, out);
+                self.absent = true;
                 self.not_before = now.plus_millis(ABSENT_MS);
                 if !self.said && now.millis_since(self.since) >= SAY_AFTER_MS {
                     self.said = true;
                     let (job, ts) = (self.job_id, self.commit_ts);
                     let text = format!(
                         "DDL job {job} (commit_ts {ts}) is still not in the history of TiDB; nothing behind it is applied \
-                         until it is"
+                         until it is, or until this drainer is started with {ts} in ignore-txn-commit-ts"
                     );
                     out.notice(Level::Warn, text);
                 }

@@ -9,7 +9,8 @@
 use super::effect::Effect;
 use super::out::Out;
 use super::retry::Retry;
-use crate::ids::{OpId, SchemaVersion};
+use crate::ids::{CommitTs, OpId, SchemaVersion};
+use crate::pump::effect::Level;
 use crate::time::MonoTime;
 use bytes::Bytes;
 
@@ -20,10 +21,19 @@ pub(super) struct Learning {
     flight: Option<(OpId, SchemaVersion)>,
     /// Somebody waits for the answer, or for the next look.
     waiting: bool,
-    /// The version whose definition is missed, and since when; kept when the wait is over.
-    missed: Option<(SchemaVersion, MonoTime)>,
+    /// The largest version whose definition is missed, and since when; kept when the wait is over. Rows of two versions come
+    /// mixed while the upstream's servers change over: those of the smaller one do not wait again.
+    missed: Option<Missed>,
     next_look: MonoTime,
     retry: Retry,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Missed {
+    version: SchemaVersion,
+    since: MonoTime,
+    /// The end of the wait was said.
+    said: bool,
 }
 
 impl Learning {
@@ -40,27 +50,46 @@ impl Learning {
 
     /// Whether a transaction that is ahead of the history may be translated; if not, a look is on its way.
     pub(super) fn may_translate(&mut self, now: MonoTime, version: SchemaVersion, out: &mut Out) -> bool {
-        self.waiting = version > self.looked || (self.waiting && self.is_missed(version));
+        self.waiting = version > self.looked || self.awaits(version);
         if self.waiting && self.flight.is_none() && now >= self.due() {
             self.flight = Some((out.request(|op| Effect::LoadHistory { op }), version));
         }
         !self.waiting
     }
 
-    /// The translation of that transaction misses definitions. Whether to wait for another look.
-    pub(super) fn look_again(&mut self, now: MonoTime, version: SchemaVersion) -> bool {
-        let since = match self.missed {
-            Some((missed, since)) if missed == version => since,
-            _ => now,
-        };
-        self.missed = Some((version, since));
-        self.waiting = now.millis_since(since) < WAIT_MS;
+    /// The translation of that transaction misses definitions. Whether to wait for another look. `passed`: the history has
+    /// later versions already.
+    pub(super) fn look_again(
+        &mut self,
+        now: MonoTime,
+        version: SchemaVersion,
+        passed: bool,
+        commit_ts: CommitTs,
+        out: &mut Out,
+    ) -> bool {
+        let fresh = Missed { version, since: now, said: false };
+        let mut missed = self.missed.filter(|missed| missed.version >= version).unwrap_or(fresh);
+        let limit = if passed { SHORT_WAIT_MS } else { WAIT_MS };
+        self.waiting = now.millis_since(missed.since) < limit;
         self.next_look = now.plus_millis(SPACING_MS);
+        if !self.waiting && !std::mem::replace(&mut missed.said, true) {
+            let text = format!(
+                "rows of schema version {version} (from commit_ts {commit_ts} on) need a definition that is not in the DDL \
+                 history: columns that only a running DDL knows are left out"
+            );
+            out.notice(Level::Info, text);
+        }
+        self.missed = Some(missed);
         self.waiting
     }
 
+    /// A transaction of this version waits for another look.
+    pub(super) fn awaits(&self, version: SchemaVersion) -> bool {
+        self.waiting && self.is_missed(version)
+    }
+
     fn is_missed(&self, version: SchemaVersion) -> bool {
-        self.missed.is_some_and(|(missed, _)| missed == version)
+        self.missed.is_some_and(|missed| missed.version >= version)
     }
 
     /// An answer: the jobs to learn, if it was ours and brought some.
@@ -101,6 +130,9 @@ impl Learning {
 
 /// A job is in the history at the latest when its binlog commits, and that follows the version within a few schema leases.
 const WAIT_MS: u64 = 3_000;
+/// Two looks: of a version that the history has passed only a job that finishes this very moment can be missing. Where many
+/// DDLs run, a longer wait at each of their versions would never let a Drainer catch up.
+const SHORT_WAIT_MS: u64 = 600;
 /// A look reads the whole history.
 const SPACING_MS: u64 = 300;
 
@@ -152,13 +184,27 @@ mod tests {
                 }
                 now = l.deadline().unwrap_or(now);
             }
-            if !l.look_again(now, v) {
+            if !l.look_again(now, v, false, CommitTs::new(5), &mut out) {
                 break;
             }
+            assert!(l.awaits(v) && !l.awaits(SchemaVersion::new(8)));
         }
         assert!((5..=20).contains(&looks), "{looks}");
-        assert!(!l.look_again(now, v), "the next transaction of this version does not wait");
-        assert!(l.may_translate(now, v, &mut out) && out.is_empty());
+        assert!(
+            matches!(out.pop(), Some(Effect::Notice { text, .. }) if text.contains("schema version 7 (from commit_ts 5 on)"))
+        );
+        assert!(
+            !l.look_again(now, v, false, CommitTs::new(6), &mut out),
+            "the next transaction of this version does not wait"
+        );
+        assert!(l.may_translate(now, v, &mut out) && out.is_empty(), "and it is said once");
+        assert!(
+            !l.look_again(now, SchemaVersion::new(6), false, CommitTs::new(7), &mut out),
+            "nor does one of an older version"
+        );
         assert_eq!(l.deadline(), None);
+        let later = SchemaVersion::new(9);
+        assert!(l.look_again(now, later, true, CommitTs::new(8), &mut out));
+        assert!(!l.look_again(now.plus_millis(SHORT_WAIT_MS), later, true, CommitTs::new(8), &mut out));
     }
 }

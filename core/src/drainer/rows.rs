@@ -20,12 +20,14 @@ use crate::schema::model::{ColumnInfo, FieldType, IndexInfo, SchemaState, TableI
 use crate::schema::view::{TableEntry, TableName};
 use crate::sink::change::{Change, RowChange, RowValues, ShapeColumn, TableShape};
 use crate::sink::value::SqlValue;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How the rows of one table of one schema version are translated at one state of the view.
 #[derive(Debug)]
 pub struct RowPlan {
-    /// Decodes the bytes: the definition of the version, and behind its columns those that only the view knows.
+    /// Decodes the bytes: the definition of the version, and behind its columns those that only the view or later
+    /// definitions know.
     decode: TableInfo,
     shape: Arc<TableShape>,
     /// By position in `shape.columns`.
@@ -57,11 +59,13 @@ enum Missing {
 }
 
 impl RowPlan {
-    /// `definition`: of the transaction's schema version, made by `made_by`; `entry`, `name`: the view's.
+    /// `definition`: of the transaction's schema version, made by `made_by`; `later`: those above it, as far as they are
+    /// known; `entry`, `name`: the view's.
     #[must_use]
-    pub fn new(
+    pub fn new<'a>(
         definition: &TableInfo,
         made_by: SchemaVersion,
+        later: impl Iterator<Item = (SchemaVersion, &'a TableInfo)>,
         entry: &TableEntry,
         name: &TableName,
         json: Style,
@@ -70,6 +74,20 @@ impl RowPlan {
         let known = |table: &TableInfo, id: i64| table.cols.iter().any(|c| c.id == id);
         let mut decode = definition.clone();
         decode.cols.extend(view.cols.iter().filter(|c| !known(definition, c.id)).cloned());
+        let mut decoded: BTreeSet<i64> = decode.cols.iter().map(|c| c.id).collect();
+        let mut lasting: Vec<&IndexInfo> = view.index_info.iter().collect();
+        // A change of a column's type gives its indexes new ids.
+        let has = |info: &TableInfo, one: &IndexInfo| {
+            let same = |index: &IndexInfo| index.id == one.id || index.idx_name.lower == one.idx_name.lower;
+            info.index_info.iter().any(|index| same(index) && index.is_unique == one.is_unique)
+        };
+        lasting.retain(|index| made_by <= entry.version || has(definition, index));
+        // A column that a later definition brings holds what its DDL will fill in, or a change of type will convert: it is
+        // known, and not written.
+        for (version, info) in later {
+            lasting.retain(|index| version <= entry.version || has(info, index));
+            decode.cols.extend(info.cols.iter().filter(|c| decoded.insert(c.id)).cloned());
+        }
         let by_id = |id: i64| decode.cols.iter().find(|c| c.id == id).cloned();
 
         let mut columns = Vec::new();
@@ -98,7 +116,8 @@ impl RowPlan {
             columns.push(ShapeColumn { name: column.name.original.clone(), field: column.field_type.clone(), written });
             sources.push(Source { id: column.id, candidates, missing });
         }
-        let keys = keys(view, &ids);
+        let lasting = lasting.into_iter().map(|index| index.id).collect();
+        let keys = keys(view, &ids, &lasting);
         if made_by > entry.version {
             let ahead =
                 in_order(definition).filter(|c| c.is_public() && !c.hidden && !c.is_generated() && !known(view, c.id));
@@ -216,8 +235,10 @@ fn is_virtual(column: &ColumnInfo) -> bool {
 }
 
 /// Unique keys as positions in `ids`: the primary key first, then the others in order; those over generated columns last,
-/// because TiDB's stored value of such a column can be stale (spec recorded).
-fn keys(table: &TableInfo, ids: &[i64]) -> Vec<Vec<usize>> {
+/// because TiDB's stored value of such a column can be stale (spec recorded). `lasting`: ids of the indexes that no later
+/// definition lacks. While a unique index is being dropped, the upstream accepts rows that repeat its values (spec
+/// recorded): it does not tell them apart any more.
+fn keys(table: &TableInfo, ids: &[i64], lasting: &BTreeSet<i64>) -> Vec<Vec<usize>> {
     let position = |column: &ColumnInfo| ids.iter().position(|id| *id == column.id);
     let mut keys = Vec::new();
     if table.pk_is_handle {
@@ -237,7 +258,9 @@ fn keys(table: &TableInfo, ids: &[i64]) -> Vec<Vec<usize>> {
         let positions: Option<Vec<usize>> = columns.into_iter().map(position).collect();
         Some((generated, positions?))
     };
-    let enforced = |index: &&IndexInfo| index.state == SchemaState::PUBLIC && (index.is_unique || index.is_primary);
+    let enforced = |index: &&IndexInfo| {
+        index.state == SchemaState::PUBLIC && (index.is_unique || index.is_primary) && lasting.contains(&index.id)
+    };
     let mut others: Vec<(bool, bool, Vec<usize>)> = table
         .index_info
         .iter()
@@ -286,7 +309,7 @@ mod tests {
         let version_of = SchemaVersion::new;
         let entry = TableEntry { schema_id: 1, info: Arc::new(table(view)), version: version_of(view_version) };
         let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
-        RowPlan::new(&table(definition), version_of(version), &entry, &name, Style::Later)
+        RowPlan::new(&table(definition), version_of(version), std::iter::empty(), &entry, &name, Style::Later)
     }
 
     fn pairs(pairs: &[(i64, Datum<'_>)]) -> Vec<u8> {
@@ -384,6 +407,52 @@ mod tests {
     }
 
     #[test]
+    fn a_column_is_unknown_only_while_no_definition_has_it() {
+        let id = column(1, "id", INT);
+        let added = table(&[id.clone(), column(2, "b", INT)]);
+        let only_id = table(std::slice::from_ref(&id));
+        let entry = TableEntry { schema_id: 1, info: Arc::new(only_id.clone()), version: SchemaVersion::new(5) };
+        let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
+        let mut row = Vec::new();
+        encode_value(&mut row, &Datum::Int(1));
+        row.extend(pairs(&[(2, Datum::Int(7))]));
+        for (later, unknown) in [(vec![], true), (vec![(SchemaVersion::new(6), &added)], false)] {
+            let plan = RowPlan::new(&only_id, SchemaVersion::new(5), later.into_iter(), &entry, &name, Style::Later);
+            let mut seen = false;
+            let change = plan.change(mutation::RowChange::Insert(&row), &mut seen).unwrap();
+            assert_eq!(seen, unknown);
+            let Change::Insert { new } = change else { panic!("{change:?}") };
+            assert_eq!(shown(&plan, &new), "id=1");
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_being_dropped_identifies_no_row() {
+        let columns = [column(1, "id", INT), column(2, "a", INT)];
+        let part = crate::schema::model::IndexColumn { name: CiStr::new("a"), offset: 1, length: -1 };
+        let index = IndexInfo {
+            id: 7,
+            idx_cols: vec![part],
+            is_unique: true,
+            state: SchemaState::PUBLIC,
+            ..IndexInfo::default()
+        };
+        let without = TableInfo { pk_is_handle: false, ..table(&columns) };
+        let with = TableInfo { index_info: vec![index], ..without.clone() };
+        let entry = TableEntry { schema_id: 1, info: Arc::new(with.clone()), version: SchemaVersion::new(5) };
+        let name = TableName { schema: "d".to_owned(), table: "t".to_owned() };
+        let v = SchemaVersion::new;
+        let keys = |definition: &TableInfo, made_by, later: Vec<(SchemaVersion, &TableInfo)>| {
+            let plan = RowPlan::new(definition, v(made_by), later.into_iter(), &entry, &name, Style::Later);
+            plan.shape.keys.len()
+        };
+        assert_eq!(keys(&with, 5, vec![(v(6), &with)]), 1);
+        assert_eq!(keys(&with, 5, vec![(v(6), &with), (v(7), &without)]), 0);
+        assert_eq!(keys(&without, 6, vec![]), 0, "rows that are ahead of their DDL's binlog");
+        assert_eq!(keys(&without, 3, vec![(v(4), &without), (v(5), &with)]), 1, "a key that came since");
+    }
+
+    #[test]
     fn an_update_that_lacks_a_column_leaves_it_out() {
         let columns = [column(1, "id", INT), column(2, "a", INT), column(3, "b", INT)];
         let plan = plan(5, &columns, 5, &columns);
@@ -409,7 +478,8 @@ mod tests {
 
     #[test]
     fn keys_in_order_of_preference() {
-        let index = |name: &str, columns: &[i64], is_primary: bool, state: SchemaState| IndexInfo {
+        let index = |id: i64, name: &str, columns: &[i64], is_primary: bool, state: SchemaState| IndexInfo {
+            id,
             idx_name: CiStr::new(name),
             is_unique: true,
             is_primary,
@@ -422,7 +492,6 @@ mod tests {
                     length: -1,
                 })
                 .collect(),
-            ..IndexInfo::default()
         };
         let mut columns: Vec<ColumnInfo> = (1..=4).map(|id| column(id, &format!("c{id}"), INT)).collect();
         columns[3].generated_expr_string = "c1".to_owned();
@@ -430,13 +499,15 @@ mod tests {
         let mut info = table(&columns);
         info.pk_is_handle = false;
         info.index_info = vec![
-            index("over_generated", &[4], false, SchemaState::PUBLIC),
-            index("second", &[2, 3], false, SchemaState::PUBLIC),
-            index("going", &[1], false, SchemaState::DELETE_ONLY),
-            index("primary", &[3], true, SchemaState::PUBLIC),
+            index(1, "over_generated", &[4], false, SchemaState::PUBLIC),
+            index(2, "second", &[2, 3], false, SchemaState::PUBLIC),
+            index(3, "going", &[1], false, SchemaState::DELETE_ONLY),
+            index(4, "primary", &[3], true, SchemaState::PUBLIC),
         ];
-        assert_eq!(keys(&info, &[1, 2, 3, 4]), [vec![2], vec![1, 2], vec![3]]);
+        let all = BTreeSet::from([1, 2, 3, 4]);
+        assert_eq!(keys(&info, &[1, 2, 3, 4], &all), [vec![2], vec![1, 2], vec![3]]);
+        assert_eq!(keys(&info, &[1, 2, 3, 4], &BTreeSet::from([1, 4])), [vec![2], vec![3]]);
         info.pk_is_handle = true;
-        assert_eq!(keys(&info, &[1, 2, 3, 4])[0], [0]);
+        assert_eq!(keys(&info, &[1, 2, 3, 4], &all)[0], [0]);
     }
 }

@@ -16,6 +16,7 @@ use crate::schema::tracker::{Applied, Tracker};
 use crate::schema::view::{Effect, TableMove, TableName};
 use crate::sink::change::{Change, RowChange};
 use crate::sink::op::{Ddl, Statement};
+use crate::sink::sql::clock::Zone;
 use crate::sink::sql::ddl::DdlText;
 use crate::sink::sql::{Dialect, dml};
 use bytes::Bytes;
@@ -145,6 +146,12 @@ impl Translator {
         (version > self.tracker.known_version()).then_some(version)
     }
 
+    /// Schema version of a transaction.
+    #[must_use]
+    pub fn version_of(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        Some(SchemaVersion::new(PrewriteValue::decode(prewrite_value).ok()?.schema_version))
+    }
+
     /// Takes up jobs that finished since `load_history` (the whole history or a part of it). Nothing is applied.
     pub fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {
         self.tracker.learn(jobs)
@@ -219,10 +226,11 @@ impl Translator {
             self.plans_epoch = self.tracker.epoch();
         }
         let json = self.dialect.json_style();
+        let later = || self.tracker.later_definitions(table, made_by).map(|(version, info)| (version, &**info));
         let plan = self
             .plans
             .entry((table, made_by))
-            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, entry, &name, json)));
+            .or_insert_with(|| Arc::new(RowPlan::new(definition, made_by, later(), entry, &name, json)));
         Ok(Route::Plan(Arc::clone(plan)))
     }
 
@@ -243,6 +251,8 @@ impl Translator {
             .map_err(|e| Fault::Schema(format!("the job of the DDL with commit_ts {commit_ts} does not parse: {e}")))?;
         self.created.clear();
         let (id, action, state) = (job.id, job.action, job.state);
+        let before = self.tracker.view().table(job.table_id).map(|entry| &*entry.info);
+        let job_zone = Zone::of_job(&job, before);
         let announces = matches!(action, ActionType::DROP_COLUMN | ActionType::DROP_COLUMNS)
             && i64::from(schema_state) == SchemaState::DELETE_ONLY.0;
         if announces {
@@ -270,7 +280,7 @@ impl Translator {
             return Ok(DdlPlan::Skip(format!("job {id}: sync-ddl is false")));
         }
         let query = String::from_utf8_lossy(query);
-        let text = DdlText { commit_ts, action, query: &query, applied: &applied, dialect: self.dialect };
+        let text = DdlText { commit_ts, action, query: &query, applied: &applied, job_zone, dialect: self.dialect };
         Ok(match text.plan() {
             Ok(ddl) => DdlPlan::Run(Box::new(ddl)),
             Err(reason) => DdlPlan::Skip(format!("job {id}: {reason}")),

@@ -17,6 +17,10 @@ pub trait Translate {
     fn ahead_of_history(&self, _prewrite_value: &[u8]) -> Option<SchemaVersion> {
         None
     }
+    /// Schema version of a transaction, where it can be told.
+    fn version_of(&self, _prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        None
+    }
     fn learn_history(&mut self, _jobs: &[Bytes]) -> Result<(), Fault> {
         Ok(())
     }
@@ -50,6 +54,10 @@ impl Translate for Translator {
 
     fn ahead_of_history(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
         Self::ahead_of_history(self, prewrite_value)
+    }
+
+    fn version_of(&self, prewrite_value: &[u8]) -> Option<SchemaVersion> {
+        Self::version_of(self, prewrite_value)
     }
 
     fn learn_history(&mut self, jobs: &[Bytes]) -> Result<(), Fault> {

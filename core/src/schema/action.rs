@@ -8,6 +8,7 @@ impl ActionType {
     pub const DROP_SCHEMA: Self = Self(2);
     pub const CREATE_TABLE: Self = Self(3);
     pub const DROP_TABLE: Self = Self(4);
+    pub const ADD_COLUMN: Self = Self(5);
     pub const DROP_COLUMN: Self = Self(6);
     pub const TRUNCATE_TABLE: Self = Self(11);
     pub const RENAME_TABLE: Self = Self(14);
@@ -24,6 +25,7 @@ impl ActionType {
     pub const CREATE_SEQUENCE: Self = Self(34);
     pub const ALTER_SEQUENCE: Self = Self(35);
     pub const DROP_SEQUENCE: Self = Self(36);
+    pub const ADD_COLUMNS: Self = Self(37);
     /// Several columns in one statement, before multi-schema change existed.
     pub const DROP_COLUMNS: Self = Self(38);
     pub const EXCHANGE_PARTITION: Self = Self(42);

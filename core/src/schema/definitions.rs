@@ -38,6 +38,13 @@ impl Definitions {
         versions.range(..=newest).next_back().or_else(|| versions.iter().next()).map(|(key, info)| (key.version, info))
     }
 
+    /// The definitions above `version` that are known already.
+    pub fn after(&self, table: i64, version: SchemaVersion) -> impl Iterator<Item = (SchemaVersion, &Arc<TableInfo>)> {
+        let newest = JobKey { version, job: i64::MAX };
+        let versions = self.tables.get(&table).into_iter();
+        versions.flat_map(move |versions| versions.range(newest..).map(|(key, info)| (key.version, info)))
+    }
+
     fn before(&self, table: i64, key: JobKey) -> Option<&Arc<TableInfo>> {
         self.tables.get(&table)?.range(..key).next_back().map(|(_, info)| info)
     }

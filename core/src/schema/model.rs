@@ -259,11 +259,20 @@ impl ColumnInfo {
         self.state == SchemaState::PUBLIC
     }
 
+    /// DEFAULT CURRENT_TIMESTAMP, with or without fraction digits.
+    #[must_use]
+    pub fn defaults_to_now(&self) -> bool {
+        let text = self.default.as_str().unwrap_or_default();
+        text.get(..NOW.len()).is_some_and(|head| head.eq_ignore_ascii_case(NOW))
+    }
+
     #[must_use]
     pub fn is_generated(&self) -> bool {
         !self.generated_expr_string.is_empty()
     }
 }
+
+const NOW: &str = "CURRENT_TIMESTAMP";
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

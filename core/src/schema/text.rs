@@ -1,6 +1,8 @@
 //! The little that must be known of a DDL text: where statements end, and the names in RENAME TABLE and EXCHANGE
 //! PARTITION (their job does not say the session's current database). Not a parser: everything else about a DDL is data.
 
+use crate::sink::sql::quote;
+
 /// A piece of a statement; comments and white space are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
@@ -8,7 +10,8 @@ pub enum Token {
     Word(String),
     /// A quoted identifier without its quotes. `"x"` counts as one: in the places that are looked at, no string can stand.
     Quoted(String),
-    Text,
+    /// What a string in single quotes holds; escapes with a back-slash are left out.
+    Text(String),
     Symbol(char),
 }
 
@@ -24,7 +27,7 @@ impl Token {
     fn name(&self) -> Option<&str> {
         match self {
             Self::Word(name) | Self::Quoted(name) => Some(name),
-            Self::Text | Self::Symbol(_) => None,
+            Self::Text(_) | Self::Symbol(_) => None,
         }
     }
 }
@@ -68,6 +71,43 @@ pub fn altered_table(sql: &str) -> Option<WrittenName> {
     eat_name(&mut rest)
 }
 
+/// The statement with its table's names written as `schema` and `table`: the upstream finds a table whatever the case of its
+/// name, a downstream may not. `None`: nothing is to be changed, or the statement is none that begins with its table.
+#[must_use]
+pub fn in_case(sql: &str, schema: &str, table: &str) -> Option<String> {
+    let mut pieces = Pieces::new(sql);
+    let mut next = || pieces.next().map(|(start, token)| (start, pieces.at, token));
+    let (_, _, first) = next()?;
+    match &first {
+        word if word.is_word("ALTER") => next().filter(|(.., t)| t.is_word("TABLE")).map(|_| ())?,
+        word if word.is_word("TRUNCATE") => {}
+        word if word.is_word("CREATE") || word.is_word("DROP") => {
+            let kinds = ["INDEX", "UNIQUE", "FULLTEXT", "SPATIAL"];
+            next().filter(|(.., t)| kinds.iter().any(|kind| t.is_word(kind)))?;
+            while !next()?.2.is_word("ON") {}
+        }
+        _ => return None,
+    }
+    let mut name = next()?;
+    if first.is_word("TRUNCATE") && name.2.is_word("TABLE") {
+        name = next()?;
+    }
+    let after = next();
+    let (of_schema, of_table) = match after {
+        Some((.., dot)) if dot.is_symbol('.') => (Some(name), next()?),
+        _ => (None, name),
+    };
+    let mut out = sql.to_owned();
+    let named = [Some((of_table, table)), of_schema.map(|of_schema| (of_schema, schema))];
+    for ((start, end, token), wanted) in named.into_iter().flatten() {
+        let found = token.name()?;
+        if found != wanted && found.to_lowercase() == wanted.to_lowercase() {
+            out.replace_range(start..end, &quote(wanted));
+        }
+    }
+    (out != sql).then_some(out)
+}
+
 /// The statements of a text, without `;` and without empty ones.
 #[must_use]
 pub fn statements(sql: &str) -> Vec<&str> {
@@ -95,6 +135,14 @@ pub fn create_if_not_exists(sql: &str) -> Option<String> {
         return Some(sql.to_owned());
     }
     Some(format!("{} IF NOT EXISTS{}", sql.get(..after_table)?, sql.get(after_table..)?))
+}
+
+/// The strings in single quotes outside of comments.
+pub fn strings(sql: &str) -> impl Iterator<Item = String> {
+    Pieces::new(sql).filter_map(|(_, token)| match token {
+        Token::Text(text) => Some(text),
+        Token::Word(_) | Token::Quoted(_) | Token::Symbol(_) => None,
+    })
 }
 
 /// Whether an unquoted word stands somewhere outside of comments.
@@ -194,10 +242,7 @@ impl Iterator for Pieces<'_> {
         let first = rest.chars().next()?;
         let token = match first {
             '`' | '"' => Token::Quoted(self.quoted(first)),
-            '\'' => {
-                self.quoted(first);
-                Token::Text
-            }
+            '\'' => Token::Text(self.quoted(first)),
             c if is_word_char(c) => {
                 let end = rest.find(|c| !is_word_char(c)).unwrap_or(rest.len());
                 self.at += end;
@@ -253,6 +298,31 @@ mod tests {
     }
 
     #[test]
+    fn names_get_the_case_of_the_schema() {
+        for (sql, expected) in [
+            ("ALTER TABLE foo ADD COLUMN foo INT", "ALTER TABLE `Foo` ADD COLUMN foo INT"),
+            ("alter /* x */ table `db`.`FOO` drop column a", "alter /* x */ table `Db`.`Foo` drop column a"),
+            ("ALTER TABLE db.Foo ADD COLUMN b INT", "ALTER TABLE `Db`.Foo ADD COLUMN b INT"),
+            ("TRUNCATE foo", "TRUNCATE `Foo`"),
+            ("TRUNCATE TABLE db . foo;", "TRUNCATE TABLE `Db` . `Foo`;"),
+            ("CREATE UNIQUE INDEX i ON foo (a)", "CREATE UNIQUE INDEX i ON `Foo` (a)"),
+            (
+                "CREATE INDEX IF NOT EXISTS `on` USING BTREE ON foo (a)",
+                "CREATE INDEX IF NOT EXISTS `on` USING BTREE ON `Foo` (a)",
+            ),
+            ("DROP INDEX i ON foo", "DROP INDEX i ON `Foo`"),
+        ] {
+            assert_eq!(in_case(sql, "Db", "Foo").as_deref(), Some(expected), "{sql}");
+            assert_eq!(in_case(expected, "Db", "Foo"), None, "{expected}");
+        }
+        for sql in
+            ["ALTER TABLE bar ADD a INT", "CREATE TABLE foo (a INT)", "DROP TABLE foo", "ALTER", "DROP INDEX i", ""]
+        {
+            assert_eq!(in_case(sql, "Db", "Foo"), None, "{sql}");
+        }
+    }
+
+    #[test]
     fn create_table_gets_if_not_exists_once() {
         assert_eq!(create_if_not_exists("CREATE TABLE `a` (b INT)").unwrap(), "CREATE TABLE IF NOT EXISTS `a` (b INT)");
         assert_eq!(
@@ -267,6 +337,9 @@ mod tests {
         fn no_text_panics(sql in "\\PC{0,60}") {
             let _ = rename_pairs(&sql);
             let _ = altered_table(&sql);
+            for head in ["ALTER TABLE ", "TRUNCATE ", "DROP INDEX a ON ", ""] {
+                let _ = in_case(&format!("{head}{sql}"), "Db", "Foo");
+            }
             let _ = create_if_not_exists(&sql);
             let _ = statements(&sql);
         }

@@ -167,6 +167,15 @@ impl Tracker {
         self.definitions.at(table, version)
     }
 
+    /// Definitions of the table that are known already and belong to later versions.
+    pub fn later_definitions(
+        &self,
+        table: i64,
+        version: SchemaVersion,
+    ) -> impl Iterator<Item = (SchemaVersion, &Arc<TableInfo>)> {
+        self.definitions.after(table, version)
+    }
+
     /// Version of the last job that the view holds.
     #[must_use]
     pub fn version(&self) -> SchemaVersion {

@@ -111,6 +111,14 @@ impl View {
     /// Applies a job that took effect.
     pub fn apply(&mut self, job: &Job) -> Effect {
         self.applying = job.version();
+        match self.moved_by(job) {
+            // Without a definition nothing can be said about tables: not even that none is concerned.
+            Effect::Tables(moves) if moves.is_empty() => Effect::Nothing,
+            effect => effect,
+        }
+    }
+
+    fn moved_by(&mut self, job: &Job) -> Effect {
         match job.action {
             ActionType::CREATE_SCHEMA | ActionType::MODIFY_SCHEMA_CHARSET | ActionType::MODIFY_SCHEMA_PLACEMENT => {
                 let Some(db) = &job.binlog.db_info else { return Effect::Nothing };
@@ -123,8 +131,9 @@ impl View {
             ActionType::RENAME_TABLES => self.rename_tables(job),
             ActionType::TRUNCATE_TABLE => self.truncate(job),
             ActionType::CREATE_TABLES => {
-                let infos = job.binlog.multiple_table_infos.iter().flatten();
-                Effect::Tables(infos.map(|info| self.put_table(job.schema_id, info)).collect())
+                let several: Vec<&TableInfo> = job.binlog.multiple_table_infos.iter().flatten().collect();
+                let infos = if several.is_empty() { job.binlog.table_info.iter().collect() } else { several };
+                Effect::Tables(infos.into_iter().map(|info| self.put_table(job.schema_id, info)).collect())
             }
             ActionType::EXCHANGE_PARTITION => self.exchange(job),
             ActionType::CREATE_TABLE
@@ -395,6 +404,7 @@ mod tests {
                 job(5, 60, 3, 0, json!({"MultipleTableInfos": [table(14, "x", &[]), table(15, "y", &[])]})),
                 "10 d.t, 11 d.p, 14 e.x, 15 e.y",
             ),
+            ("a batch of one", job(5, 60, 3, 0, one(14, "x")), "10 d.t, 11 d.p, 14 e.x"),
             (
                 "exchange partition",
                 job(5, 42, 2, 10, json!({"TableInfo": table(11, "p", &[(10, "p0"), (22, "p1")])})),
@@ -431,6 +441,13 @@ mod tests {
         view.apply(&db(8, 63, 2, "d_back"));
         assert_eq!(shown(&view), "10 d_back.t_old, 11 d_back.p, 12 d_back.t");
         assert!(![10, 11, 12].iter().any(|id| view.is_gone(*id)));
+    }
+
+    #[test]
+    fn a_job_without_definitions_says_nothing_about_tables() {
+        for kind in [47, 60] {
+            assert_eq!(start().apply(&job(5, kind, 2, 10, json!({}))), Effect::Nothing, "kind {kind}");
+        }
     }
 
     #[test]

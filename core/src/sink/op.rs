@@ -52,6 +52,14 @@ pub struct Ddl {
     pub touches: Vec<(String, String)>,
     /// Definitions before and after are equal by nature (TRUNCATE): after an unknown outcome run it again.
     pub rerun: bool,
+    /// Time zone of the session while it runs, as the server takes it; `None`: UTC, as always. The statement's time
+    /// literals, and conversions to and from TIMESTAMP, mean what they meant in the upstream's session.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// What `NOW()` must say while it runs, in microseconds since 1970 (UTC): what the upstream filled existing rows with
+    /// where a new column defaults to the current time. `None`: the clock's time.
+    #[serde(default)]
+    pub now: Option<i64>,
     /// What the downstream looks like afterwards, where that is known: lets the port tell whether an "exists already" or
     /// "does not exist" answer means that the goal is reached.
     pub goal: Option<DdlGoal>,

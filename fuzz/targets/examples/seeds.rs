@@ -8,6 +8,7 @@ use binlog_core::proto::binlog::Binlog;
 use flate2::read::GzDecoder;
 use prost::Message;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,7 @@ fn main() {
         write("history", job.as_bytes());
     }
     write("history", jobs.iter().take(6).cloned().collect::<Vec<_>>().join("\n").as_bytes());
+    transactions(&payloads, &jobs);
     vectors();
     if let Some(path) = args.next() {
         replies(&path);
@@ -66,6 +68,30 @@ fn rows(value: &[u8]) -> Vec<Vec<u8>> {
 fn bytes_of(change: RowChange<'_>) -> Vec<u8> {
     match change {
         RowChange::Insert(bytes) | RowChange::Update(bytes) | RowChange::Delete(bytes) => bytes.to_vec(),
+    }
+}
+
+/// Transactions, each behind the jobs that made and changed its first table.
+fn transactions(payloads: &[Vec<u8>], jobs: &[String]) {
+    let parsed: Vec<(Value, &String)> =
+        jobs.iter().filter_map(|line| Some((serde_json::from_str(line).ok()?, line))).collect();
+    let values = payloads.iter().filter_map(|payload| Binlog::decode(payload.as_slice()).ok()?.prewrite_value);
+    let mut seen = BTreeSet::new();
+    for value in values.filter(|value| value.len() < 1_000) {
+        let Ok(prewrite) = PrewriteValue::decode(&value) else { continue };
+        let Some(Ok(mutation)) = prewrite.mutations().next() else { continue };
+        if !seen.insert(mutation.table_id) {
+            continue;
+        }
+        let about = |job: &Value| job["binlog"]["TableInfo"]["id"].as_i64() == Some(mutation.table_id);
+        let Some((first, _)) = parsed.iter().find(|(job, _)| about(job)) else { continue };
+        let schema = |job: &Value| job["type"] == 1 && job["schema_id"] == first["schema_id"];
+        let wanted = parsed.iter().filter(|(job, _)| schema(job) || about(job));
+        let lines: Vec<&str> = wanted.take(4).map(|(_, line)| line.as_str()).collect();
+        write("translate", &[lines.join("\n").as_bytes(), b"\n\n", &value].concat());
+        if seen.len() >= 8 {
+            break;
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod history;
 pub mod registry;
 pub mod replies;
+pub mod translate;
 pub mod value_log;
 pub mod value_log_v1;
 
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("registry", registry::registry),
     ("replies", replies::replies),
     ("row", codec::row),
+    ("translate", translate::translate),
     ("value_log", value_log::value_log),
     ("value_log_v1", value_log_v1::value_log_v1),
 ];

@@ -301,3 +301,50 @@ async fn a_batch_of_tables_runs_as_single_statements() {
     let collation = "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'ddl_batch_x'";
     assert_eq!(b.one(collation).await, "utf8mb4_bin");
 }
+
+#[tokio::test]
+async fn rows_older_than_a_column_show_the_upstream_s_time() {
+    let mut b = server().bench("ddl_now").await;
+    b.sql("CREATE TABLE {db}.t (a int)").await;
+    b.sql("INSERT INTO {db}.t VALUES (1)").await;
+    let mut sink = b.begun().await;
+    let mut ddl = b.ddl(101, "ALTER TABLE t ADD COLUMN d DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3), ADD COLUMN s TIMESTAMP NULL DEFAULT CURRENT_TIMESTAMP", "t");
+    ddl.now = Some(1_595_230_427_250_000);
+    sink.execute(ddl_op(&ddl)).await.unwrap();
+    b.sql("SET time_zone = '+00:00'").await;
+    let row = b.one("SELECT CONCAT(d, ' ', s) FROM {db}.t").await;
+    assert_eq!(row, "2020-07-20 07:33:47.250 2020-07-20 07:33:47");
+    // The next DDL, and what fails, leave no frozen clock behind.
+    let mut broken = b.ddl(102, "ALTER TABLE t ADD COLUMN d int", "t");
+    broken.now = ddl.now;
+    refusal(sink.execute(ddl_op(&broken)).await);
+    let next = b.ddl(103, "ALTER TABLE t ADD COLUMN n DATETIME DEFAULT CURRENT_TIMESTAMP", "t");
+    sink.execute(ddl_op(&next)).await.unwrap();
+    assert_eq!(b.one("SELECT n > '2021-01-01' FROM {db}.t").await, "1");
+}
+
+#[tokio::test]
+async fn time_literals_mean_what_they_meant_upstream() {
+    let mut b = server().bench("ddl_zone").await;
+    b.sql("CREATE TABLE {db}.t (a int, d DATETIME)").await;
+    b.sql("INSERT INTO {db}.t VALUES (1, '2020-01-01 00:00:00')").await;
+    b.sql("SET time_zone = '+00:00'").await;
+    let mut sink = b.begun().await;
+    let mut ddl =
+        b.ddl(101, "ALTER TABLE t ADD COLUMN s TIMESTAMP DEFAULT '2020-01-01 00:00:00', MODIFY d TIMESTAMP NULL", "t");
+    ddl.time_zone = Some("+08:00".to_owned());
+    sink.execute(ddl_op(&ddl)).await.unwrap();
+    assert_eq!(b.one("SELECT CONCAT(s, ' ', d) FROM {db}.t").await, "2019-12-31 16:00:00 2019-12-31 16:00:00");
+    // Later DDLs run in UTC again, also after a refusal.
+    let mut broken = b.ddl(102, "ALTER TABLE t ADD COLUMN d int", "t");
+    broken.time_zone = ddl.time_zone.clone();
+    refusal(sink.execute(ddl_op(&broken)).await);
+    let next = b.ddl(103, "ALTER TABLE t ADD COLUMN u TIMESTAMP DEFAULT '2020-01-01 00:00:00'", "t");
+    sink.execute(ddl_op(&next)).await.unwrap();
+    assert_eq!(b.one("SELECT CONCAT(u) FROM {db}.t").await, "2020-01-01 00:00:00");
+    let mut unknown = b.ddl(104, "ALTER TABLE t DROP COLUMN u", "t");
+    unknown.time_zone = Some("Atlantis/Capital".to_owned());
+    let (_, _, error) = refusal(sink.execute(ddl_op(&unknown)).await);
+    assert!(error.contains("mysql_tzinfo_to_sql"), "{error}");
+    assert!(b.rows("SELECT 1 FROM {db}_binlog.drainer_ddl_journal WHERE phase = 'started'").await.is_empty());
+}

@@ -165,7 +165,10 @@ async fn settings() {
     b.sql("CREATE TABLE {db}.s (a varchar(64), z varchar(64), m varchar(255), w int)").await;
     let look = "INSERT INTO `{db}`.`s` SELECT @@lock_wait_timeout, @@time_zone, @@sql_mode, @@wait_timeout";
     sink.execute(apply(&[101], vec![b.statement(101, look, vec![], Some(1))])).await.unwrap();
-    assert_eq!(b.one("SELECT CONCAT_WS('|', a, z, m, w) FROM {db}.s").await, "17|+00:00|STRICT_ALL_TABLES|60");
+    assert_eq!(
+        b.one("SELECT CONCAT_WS('|', a, z, m, w) FROM {db}.s").await,
+        "17|+00:00|NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES|60"
+    );
 }
 
 #[tokio::test]

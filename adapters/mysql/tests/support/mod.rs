@@ -161,6 +161,8 @@ impl Bench {
             sql: sql.replace("{db}", &self.name),
             touches: vec![(self.name.clone(), table.to_owned())],
             rerun: false,
+            time_zone: None,
+            now: None,
             goal: None,
         }
     }

@@ -248,6 +248,18 @@ fn configured_transactions_are_left_out_and_their_ddl_is_tracked() {
 }
 
 #[test]
+fn a_ddl_whose_job_is_nowhere_can_be_left_out() {
+    let txns = vec![dml(10, value(1, 0, 0), &[0]), ddl(11, 1, 6, "alter", &[0]), dml(12, value(1, 0, 0), &[0])];
+    let mut world = World::new(8, txns, 1);
+    world.job_delay = u64::MAX / 2;
+    world.config.ignore_txn_commit_ts = BTreeSet::from([ts(11)]);
+    world.restart();
+    world.run_until("the next one ran", |w| w.db.effects.contains(&ts(12)));
+    assert_eq!(effects(&world), [10, 12]);
+    assert!(world.notices.iter().any(|n| n.contains("its job 1 is not in the history")), "{:?}", world.notices);
+}
+
+#[test]
 fn a_binlog_that_cannot_be_translated_stops_there_and_the_process_stays() {
     let txns = vec![dml(10, value(1, 0, 0), &[0]), dml(20, value(BROKEN, 0, 0), &[0]), dml(30, value(1, 0, 0), &[0])];
     let mut world = World::new(10, txns, 1);

@@ -120,6 +120,8 @@ impl Translate for Fake {
             sql: String::from_utf8(query.to_vec()).unwrap(),
             touches: vec![],
             rerun: false,
+            time_zone: None,
+            now: None,
             goal: None,
         })))
     }

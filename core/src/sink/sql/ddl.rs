@@ -5,6 +5,7 @@
 //! whose job does not say the session's database (renames across databases). What only TiDB knows is skipped with a
 //! reason; what a downstream might refuse is sent, so that an operator decides and nothing is passed over in silence.
 
+use super::clock::{Clock, Zone};
 use super::{Dialect, quote_table};
 use crate::ids::CommitTs;
 use crate::schema::model::{ActionType, TableInfo};
@@ -22,6 +23,8 @@ pub struct DdlText<'a> {
     /// `ddl_query` of the binlog.
     pub query: &'a str,
     pub applied: &'a Applied,
+    /// The upstream session's time zone, where the job says it.
+    pub job_zone: Option<Zone>,
     pub dialect: Dialect,
 }
 
@@ -32,12 +35,15 @@ impl DdlText<'_> {
             return Err(reason.to_owned());
         }
         let (sql, database) = self.statement();
+        let Clock { time_zone, now } = Clock::of(self.action, self.query, self.job_zone.as_ref(), self.moves());
         Ok(Ddl {
             commit_ts: self.commit_ts,
             database,
             sql,
             touches: self.touches(),
             rerun: self.is_repeatable(),
+            time_zone,
+            now,
             goal: self.goal(),
         })
     }
@@ -81,7 +87,7 @@ impl DdlText<'_> {
 
     /// Text and current database.
     fn statement(&self) -> (String, Option<String>) {
-        let as_it_is = || (self.query.to_owned(), self.applied.schema.clone());
+        let as_it_is = || (self.in_case(), self.applied.schema.clone());
         match self.action {
             ActionType::CREATE_SCHEMA => (self.create_schema(), None),
             ActionType::DROP_SCHEMA | ActionType::RECOVER_SCHEMA => (self.query.to_owned(), None),
@@ -89,10 +95,17 @@ impl DdlText<'_> {
             ActionType::DROP_VIEW => self.drop_one("VIEW").unwrap_or_else(as_it_is),
             ActionType::DROP_SEQUENCE => self.drop_one("SEQUENCE").unwrap_or_else(as_it_is),
             ActionType::RENAME_TABLE | ActionType::RENAME_TABLES => self.rename().unwrap_or_else(as_it_is),
-            ActionType::EXCHANGE_PARTITION => (self.query.to_owned(), self.exchange_database()),
+            ActionType::EXCHANGE_PARTITION => (self.in_case(), self.exchange_database()),
             ActionType::CREATE_TABLES => self.create_tables().unwrap_or_else(as_it_is),
             _ => as_it_is(),
         }
+    }
+
+    /// The text, with the table's name as the downstream has it.
+    fn in_case(&self) -> String {
+        let name = self.moves().first().and_then(|step| step.before.as_ref()).map(|(_, name)| name);
+        let text = name.and_then(|name| text::in_case(self.query, &name.schema, &name.table));
+        text.unwrap_or_else(|| self.query.to_owned())
     }
 
     /// The downstream's default collation of a character set is another one than TiDB's, and then all tables that say
@@ -233,7 +246,7 @@ mod tests {
 
     fn plan(action: ActionType, query: &str, moves: Vec<TableMove>, dialect: Dialect) -> Result<Ddl, String> {
         let applied = Applied { effect: Effect::Tables(moves), schema: Some("job".to_owned()), schema_charset: None };
-        DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, dialect }.plan()
+        DdlText { commit_ts: CommitTs::new(5), action, query, applied: &applied, job_zone: None, dialect }.plan()
     }
 
     fn sent(action: ActionType, query: &str, moves: Vec<TableMove>) -> String {
@@ -250,7 +263,7 @@ mod tests {
                 schema_charset: Some(("utf8mb4".to_owned(), collation.to_owned())),
             };
             let (commit_ts, action, dialect) = (CommitTs::new(5), ActionType::CREATE_SCHEMA, Dialect::MariaDb);
-            DdlText { commit_ts, action, query, applied: &applied, dialect }.plan().unwrap().sql
+            DdlText { commit_ts, action, query, applied: &applied, job_zone: None, dialect }.plan().unwrap().sql
         };
         for (query, collation, expected) in [
             ("create database d;", "utf8mb4_bin", "create database d\nCHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
@@ -261,6 +274,15 @@ mod tests {
         ] {
             assert_eq!(sent(query, collation), expected);
         }
+    }
+
+    #[test]
+    fn a_table_is_named_as_the_downstream_has_it() {
+        let moves = |name| vec![step(at(1, name), at(1, name))];
+        let add = "ALTER TABLE foo ADD COLUMN a INT";
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, moves("d.Foo")), "job: ALTER TABLE `Foo` ADD COLUMN a INT");
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, moves("d.foo")), format!("job: {add}"));
+        assert_eq!(sent(ActionType::ADD_COLUMN, add, vec![]), format!("job: {add}"));
     }
 
     #[test]

@@ -18,8 +18,9 @@ use std::sync::Arc;
 const MAX_ROWS: usize = 128;
 /// A prepared statement can have 65,535 placeholders.
 const MAX_PLACEHOLDERS: usize = 60_000;
-/// Bytes of one INSERT's values, far below every usual max_allowed_packet; one row may be larger.
-const MAX_BYTES: usize = 1 << 20;
+/// Bytes of one INSERT's values: with its text and lengths it stays below the smallest usual max_allowed_packet, 1 MiB; one
+/// row may be larger.
+const MAX_BYTES: usize = 1 << 19;
 
 /// Renders the changes of one upstream transaction in their order.
 #[must_use]

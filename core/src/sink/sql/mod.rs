@@ -2,6 +2,7 @@
 
 use crate::codec::json_text::Style;
 
+pub mod clock;
 pub mod ddl;
 pub mod dml;
 

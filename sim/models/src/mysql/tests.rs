@@ -10,7 +10,10 @@ fn ts(n: u64) -> CommitTs {
 fn ddl(n: u64, sql: &str, touches: &[(&str, &str)]) -> SinkOp {
     let touches = touches.iter().map(|(d, t)| ((*d).to_owned(), (*t).to_owned())).collect();
     let (database, sql) = (Some("d".to_owned()), sql.to_owned());
-    SinkOp::Ddl { generation: 1, ddl: Ddl { commit_ts: ts(n), database, sql, touches, rerun: false, goal: None } }
+    SinkOp::Ddl {
+        generation: 1,
+        ddl: Ddl { commit_ts: ts(n), database, sql, touches, rerun: false, time_zone: None, now: None, goal: None },
+    }
 }
 
 fn apply(n: u64, sql: &str, params: Vec<SqlValue>, affected: u64) -> SinkOp {
