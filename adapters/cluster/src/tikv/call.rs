@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 pub(super) type Store = Grpc<Channel>;
 
@@ -137,6 +137,10 @@ impl TikvClient {
                         None => return Ok((region, reply)),
                         Some(error) => self.correct(&region, error),
                     }
+                }
+                // An old version: no other store knows more.
+                Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                    return Err(TikvError::Key { method: budget.method, what: message_of(&status) });
                 }
                 Ok(Err(status)) => {
                     self.lost_store(&region);

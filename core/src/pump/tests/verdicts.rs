@@ -107,7 +107,7 @@ fn r_asks_at_once_and_decides_nothing() {
     // Nothing in TiKV, above the safe point: rolled back.
     let (mut world, start, mark) = orphan(None);
     world.written(r(start)).unwrap();
-    assert_eq!((world.watermark(), world.tikv.versions_asked.len()), (mark, 1));
+    assert_eq!((world.watermark(), world.tikv.looked_at.len()), (mark, 1));
     // A lock that lives: wait.
     let (mut world, start, _) = orphan(Some(Fate::Locked { ttl_ms: 3000 }));
     world.written(r(start)).unwrap();
@@ -117,7 +117,52 @@ fn r_asks_at_once_and_decides_nothing() {
     let mut world = online();
     world.written(r(ts(1))).unwrap();
     world.written(p(ts(1))).unwrap();
-    assert_eq!((undecided(&world), world.tikv.versions_asked.len()), (0, 1));
+    assert_eq!((undecided(&world), world.tikv.looked_at.len()), (0, 1));
+}
+
+/// An UPDATE of a hot row that loses a write conflict sends P and R, thousands a second, and the row has as many versions as GC
+/// has left: all of them are what MvccGetByKey returns.
+#[test]
+fn an_r_does_not_read_the_whole_history_of_its_key() {
+    for fate in [None, Some(Fate::Committed(ts(3))), Some(Fate::RolledBack), Some(Fate::Overlapped)] {
+        let (mut world, start, mark) = orphan(fate);
+        world.written(r(start)).unwrap();
+        assert_eq!((world.watermark(), undecided(&world)), (mark, 0), "{fate:?}");
+        assert_eq!((world.tikv.versions_asked.len(), world.tikv.status_asked.len()), (0, 0), "{fate:?}");
+    }
+}
+
+/// TiDB sends R while it still removes the locks of the transaction that failed.
+#[test]
+fn a_lock_that_its_client_takes_away_does_not_hold_for_a_second() {
+    let (mut world, start, mark) = orphan(Some(Fate::Locked { ttl_ms: 20_000 }));
+    world.written(r(start)).unwrap();
+    world.pass_ms(15);
+    assert_eq!(world.watermark(), 0);
+    world.tikv.fates.insert(start, Fate::RolledBack);
+    world.pass_ms(50);
+    assert_eq!((world.watermark(), undecided(&world)), (mark, 0));
+    // Nor is TiKV asked without an end while it stays.
+    let (mut world, start, _) = orphan(Some(Fate::Locked { ttl_ms: 600_000 }));
+    world.written(r(start)).unwrap();
+    world.pass_ms(100_000);
+    assert!(world.tikv.looked_at.len() < 25, "{}", world.tikv.looked_at.len());
+}
+
+/// A TiKV of before 3.0 does not know CheckTxnStatus.
+#[test]
+fn where_the_status_cannot_be_asked_versions_decide() {
+    let (mut world, start, mark) = orphan(Some(Fate::RolledBack));
+    world.broken.txn_status = true;
+    world.written(r(start)).unwrap();
+    assert_eq!((world.watermark(), world.tikv.versions_asked.len()), (mark, 1));
+    assert!(world.notices.iter().all(|(level, _)| *level != Level::Warn), "{:?}", world.notices);
+    // The next one does not try first.
+    let next = ts(6);
+    world.written(p(next)).unwrap();
+    world.tikv.fates.insert(next, Fate::RolledBack);
+    world.written(r(next)).unwrap();
+    assert_eq!((undecided(&world), world.tikv.versions_asked.len()), (0, 2));
 }
 
 #[test]
