@@ -420,7 +420,10 @@ impl Pump {
         };
         let pd_now = self.pd_now();
         let Some(case) = self.resolver.cases.get_mut(&start_ts) else { return };
-        case.trouble = None;
+        if case.trouble.take().is_some() {
+            // It was not this transaction that needed time.
+            case.pause_ms = 0;
+        }
         case.hinted = hinted;
         case.seen = Some(evidence);
         let old =
@@ -586,7 +589,7 @@ impl Pump {
                     // The others that were in flight tell the same.
                     Some(outage) if self.now < outage.next => outage.text = text,
                     Some(outage) => {
-                        outage.pause_ms = outage.pause_ms.saturating_mul(2).min(MAX_TROUBLE_MS);
+                        outage.pause_ms = outage.pause_ms.saturating_mul(2).min(MAX_OUTAGE_MS);
                         outage.next = self.now.plus_millis(outage.pause_ms);
                         outage.text = text;
                     }
@@ -673,6 +676,8 @@ const NO_LOOKS_MS: u64 = 60_000;
 const MAX_PAUSE_MS: u64 = 10_000;
 /// Longest pause while it does not.
 const MAX_TROUBLE_MS: u64 = 30_000;
+/// Longest pause between two questions of all while none is answered: the watermark stands still that long after the end.
+const MAX_OUTAGE_MS: u64 = 3000;
 /// A prewrite that still cannot be read when its pause is this long is for an operator.
 const PATIENCE_MS: u64 = 8_000;
 /// Between questions about what an operator has to decide.
