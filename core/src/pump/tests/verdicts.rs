@@ -300,6 +300,35 @@ fn an_operator_decides_what_nobody_else_can() {
 }
 
 #[test]
+fn an_operator_s_slip_loses_no_other_transaction() {
+    let (mut world, start, _) = orphan(None);
+    let (other, other_commit) = (ts(6), ts(8));
+    world.written(p(other)).unwrap();
+    world.written(c(other, other_commit)).unwrap();
+    world.pass_ms(500);
+    world.tikv.safe_point = ts(2);
+    world.written(r(start)).unwrap();
+    world.resolve(start, Verdict::Committed(CommitTs::new(other_commit))).unwrap();
+    let entry = world.indexed(&key::commit(CommitTs::new(other_commit))).unwrap();
+    let Ok(CommitValue::Commit { start_ts, .. }) = CommitValue::decode(entry) else { panic!("{entry:?}") };
+    assert_eq!(start_ts, StartTs::new(other), "the entry stays");
+    assert!(world.faults.iter().any(|fault| fault.contains("another transaction has this commit_ts")));
+    world.release_frozen().unwrap();
+    assert_eq!(delivered(&mut world), vec![other_commit]);
+
+    // Below the watermark it is not delivered, and that is said.
+    let mut world = online();
+    world.written(fake(ts(10))).unwrap();
+    world.written(p(start)).unwrap();
+    world.pass_ms(500);
+    world.tikv.safe_point = ts(2);
+    world.written(r(start)).unwrap();
+    world.resolve(start, Verdict::Committed(CommitTs::new(ts(7)))).unwrap();
+    let said = |(level, text): &(Level, String)| *level == Level::Warn && text.contains("does not deliver it");
+    assert!(world.notices.iter().any(said), "{:?}", world.notices);
+}
+
+#[test]
 fn tikv_away_is_said_once_and_tried_again() {
     let (mut world, start, mark) = orphan(Some(Fate::Committed(ts(3))));
     for n in 10..200 {
@@ -316,7 +345,7 @@ fn tikv_away_is_said_once_and_tried_again() {
     // An operator may step in: TiKV may be gone for good.
     assert!(world.pump.status().verdicts.oldest_waits_for.is_some());
     world.broken.tikv = false;
-    world.pass_ms(31_000);
+    world.pass_ms(4_000);
     assert_eq!((world.watermark(), delivered(&mut world)), (mark, vec![ts(3)]));
     assert!(world.notices.iter().any(|(_, text)| text.contains("again")));
     world.written(c(start, ts(3))).unwrap();
