@@ -5,6 +5,7 @@ mod common;
 use binlog_cluster::error::TikvError;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::tikv::{SCAN_PAGE, TikvClient};
+use binlog_core::fault::IoFault;
 use binlog_core::proto::{kvrpcpb, metapb, pdpb};
 use binlog_core::time::Tso;
 use bytes::Bytes;
@@ -284,6 +285,19 @@ async fn ddl_history() {
     assert_eq!(tikv.history_jobs().await.unwrap(), [Bytes::from_static(b"{\"id\":71}")]);
     assert_eq!(tikv.history_job(71).await.unwrap().unwrap(), "{\"id\":71}");
     assert_eq!(tikv.history_job(72).await.unwrap(), None);
+}
+
+/// TiKV before 3.0: asking other stores, or again, helps nobody, and the caller has another way.
+#[tokio::test]
+async fn a_call_that_tikv_does_not_know_is_refused_at_once() {
+    let cluster = Cluster::start().await;
+    let tikv = client(&cluster).await;
+    cluster.hook(|method, _| (method == "KvCheckTxnStatus").then(|| Err(Status::unimplemented("unknown method"))));
+    let request = kvrpcpb::CheckTxnStatusRequest::decode(by_name("status: committed").request.as_slice()).unwrap();
+    let error = tikv.check_txn_status(request).await.unwrap_err();
+    assert!(matches!(&error, TikvError::Key { what, .. } if what.contains("unknown method")), "{error:?}");
+    assert!(matches!(IoFault::from(error), IoFault::Other(_)));
+    assert_eq!(cluster.calls("KvCheckTxnStatus").len(), 1);
 }
 
 #[tokio::test]
