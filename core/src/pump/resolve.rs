@@ -8,9 +8,11 @@
 //! A prewrite is asked about at once when its client sent R, else when it has been undecided for a second. Its primary key is
 //! read from the log. Called by the Pump's machine, which hands in completions and calls [`Pump::advance_verdicts`] last.
 //!
-//! About one with R TiKV is asked by CheckTxnStatus with a current_ts of 0, by which no lock ever expires: it changes nothing
-//! there and says what MvccGetByKey would say, but reads only what is newer than start_ts. A client that loses a write conflict
-//! on a hot row sends R each time, thousands a second, and MvccGetByKey returns all versions of that row that GC has left.
+//! TiKV is asked by CheckTxnStatus with a current_ts by which no lock has expired: a *look*. It changes nothing there and
+//! says what the versions of the key (MvccGetByKey) say, but reads only those that are newer than start_ts; and it says the TTL of
+//! a lock. MvccGetByKey returns all versions that GC has left, hundred thousands for a hot row, and hot rows are where clients
+//! lose write conflicts (each sends R) and where a TiDB that dies leaves many prewrites of one key. It is asked only where TiKV
+//! refuses a look.
 
 use super::effect::Level;
 use super::machine::Pump;
@@ -366,10 +368,13 @@ impl Pump {
     }
 
     fn ask_tikv(&mut self, start_ts: StartTs, key: Bytes) {
-        let hinted = matches!(self.ledger.standing(start_ts), Standing::Undecided { hinted: true, .. });
         self.resolver.counts.mvcc_queries += 1;
-        let phase = if hinted && self.now >= self.resolver.no_looks_until {
-            Phase::Look(self.out.txn_status(start_ts, key, Tso::ZERO, false))
+        let phase = if self.now >= self.resolver.no_looks_until {
+            // One millisecond on: only a TTL of 0 has passed. By 0 not even that, and such a lock would look like none, because its
+            // TTL is all that TiKV says of it before 5.0. Never ahead of PD: TiKV takes it for a timestamp that was given out.
+            let next = Tso::compose(start_ts.tso().physical_ms().saturating_add(1), 0);
+            let at = if self.pd_now().is_some_and(|now| now > next) { next } else { Tso::ZERO };
+            Phase::Look(self.out.txn_status(start_ts, key, at, false))
         } else {
             Phase::Versions(self.out.mvcc(start_ts, key))
         };
