@@ -80,6 +80,22 @@ async fn stale_epoch_and_unknown_region() {
     }
 }
 
+/// A PD that has just become leader has not loaded the cluster yet, and says so in the header.
+#[tokio::test]
+async fn a_new_leader_of_pd_is_waited_for() {
+    let cluster = Cluster::start().await;
+    let tikv = client(&cluster).await;
+    let mut loading =
+        pdpb::GetRegionResponse::decode(by_name("region of key 6d00000000000000f8").response.as_slice()).unwrap();
+    let error = pdpb::Error { r#type: pdpb::ErrorType::NotBootstrapped as i32, message: "not bootstrapped".to_owned() };
+    loading.header.as_mut().unwrap().error = Some(error);
+    loading.region = None;
+    let mut answers = vec![loading.encode_to_vec(); 3];
+    cluster.hook(move |method, _| (method == "GetRegion").then(|| answers.pop().map(Ok)).flatten());
+    assert_eq!(tikv.get(&key_of("get absent"), VERSION).await.unwrap(), None);
+    assert_eq!(cluster.calls("GetRegion").len(), 4);
+}
+
 #[tokio::test]
 async fn another_leader_a_busy_server_and_a_lost_store() {
     let cluster = Cluster::start().await;
