@@ -5,6 +5,7 @@ mod common;
 use binlog_cluster::error::TikvError;
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::tikv::{SCAN_PAGE, TikvClient};
+use binlog_core::fault::IoFault;
 use binlog_core::proto::{kvrpcpb, metapb, pdpb};
 use binlog_core::time::Tso;
 use bytes::Bytes;
@@ -77,6 +78,22 @@ async fn stale_epoch_and_unknown_region() {
         assert_eq!(tikv.get(&key_of("get absent"), VERSION).await.unwrap(), None);
         assert_eq!(cluster.calls("KvGet"), [by_name(refusal).request, by_name("get absent").request]);
     }
+}
+
+/// A PD that has just become leader has not loaded the cluster yet, and says so in the header.
+#[tokio::test]
+async fn a_new_leader_of_pd_is_waited_for() {
+    let cluster = Cluster::start().await;
+    let tikv = client(&cluster).await;
+    let mut loading =
+        pdpb::GetRegionResponse::decode(by_name("region of key 6d00000000000000f8").response.as_slice()).unwrap();
+    let error = pdpb::Error { r#type: pdpb::ErrorType::NotBootstrapped as i32, message: "not bootstrapped".to_owned() };
+    loading.header.as_mut().unwrap().error = Some(error);
+    loading.region = None;
+    let mut answers = vec![loading.encode_to_vec(); 3];
+    cluster.hook(move |method, _| (method == "GetRegion").then(|| answers.pop().map(Ok)).flatten());
+    assert_eq!(tikv.get(&key_of("get absent"), VERSION).await.unwrap(), None);
+    assert_eq!(cluster.calls("GetRegion").len(), 4);
 }
 
 #[tokio::test]
@@ -284,6 +301,19 @@ async fn ddl_history() {
     assert_eq!(tikv.history_jobs().await.unwrap(), [Bytes::from_static(b"{\"id\":71}")]);
     assert_eq!(tikv.history_job(71).await.unwrap().unwrap(), "{\"id\":71}");
     assert_eq!(tikv.history_job(72).await.unwrap(), None);
+}
+
+/// TiKV before 3.0: asking other stores, or again, helps nobody, and the caller has another way.
+#[tokio::test]
+async fn a_call_that_tikv_does_not_know_is_refused_at_once() {
+    let cluster = Cluster::start().await;
+    let tikv = client(&cluster).await;
+    cluster.hook(|method, _| (method == "KvCheckTxnStatus").then(|| Err(Status::unimplemented("unknown method"))));
+    let request = kvrpcpb::CheckTxnStatusRequest::decode(by_name("status: committed").request.as_slice()).unwrap();
+    let error = tikv.check_txn_status(request).await.unwrap_err();
+    assert!(matches!(&error, TikvError::Key { what, .. } if what.contains("unknown method")), "{error:?}");
+    assert!(matches!(IoFault::from(error), IoFault::Other(_)));
+    assert_eq!(cluster.calls("KvCheckTxnStatus").len(), 1);
 }
 
 #[tokio::test]

@@ -101,7 +101,11 @@ pub const ROWS: &[Row] = &[
         Plain,
         "Prewrites that only an operator can decide; the watermark stays below them.",
     ),
-    Row::counter("binlog_pump_mvcc_queries_total", "/verdicts/mvcc_queries", "MVCC reads in TiKV for verdicts."),
+    Row::counter(
+        "binlog_pump_mvcc_queries_total",
+        "/verdicts/mvcc_queries",
+        "Questions for verdicts that change nothing in TiKV.",
+    ),
     Row::counter(
         "binlog_pump_failed_queries_total",
         "/verdicts/failed_queries",

@@ -209,7 +209,8 @@ impl Ledger {
             }
             let is_commit = matches!(fact.kind, RecordKind::Commit | RecordKind::VerdictCommit);
             let settled = !matches!(txn.state, State::Unknown | State::Hinted | State::Decided { .. });
-            if is_commit && !settled {
+            // Verdicts are rare, and may be a person's: what is there already is never overwritten.
+            if is_commit && (!settled || fact.kind == RecordKind::VerdictCommit) {
                 out.push(Lookup::Commit { index, ts: fact.commit_ts });
             }
         }
@@ -391,6 +392,8 @@ impl Ledger {
                     txn.state = State::Late { commit_ts: fact.commit_ts, first };
                 } else if late {
                     broken("commit at or below the watermark that is not indexed", fact, out);
+                } else if fact.known_commit.is_some_and(|other| other != fact.start_ts) {
+                    broken("another transaction has this commit_ts", fact, out);
                 } else {
                     put_commit(fact, first, out);
                 }

@@ -1,7 +1,7 @@
 //! An operator's commands: decide a prewrite that nobody else can (rules 1), give up the commits that froze the watermark
 //! (rules 4). Both are records of the log; the answer leaves when they are durable.
 
-use super::effect::Effect;
+use super::effect::{Effect, Level};
 use super::machine::Pump;
 use super::verdict::Verdict;
 use crate::fault::Reject;
@@ -19,7 +19,19 @@ impl Pump {
 
     pub(super) fn on_resolve(&mut self, write: WriteId, start_ts: StartTs, verdict: Verdict) {
         match self.may_resolve(start_ts, verdict) {
-            Ok(()) => self.decide(start_ts, verdict, Some(write)),
+            Ok(()) => {
+                let watermark = self.sorter.watermark();
+                if let Verdict::Committed(commit_ts) = verdict
+                    && commit_ts <= watermark
+                {
+                    let text = format!(
+                        "an operator says that start_ts {start_ts} committed at {commit_ts}; this pump has served everything up to \
+                         {watermark} and does not deliver it: that is right if another pump did, else compare upstream and downstream"
+                    );
+                    self.out.notice(Level::Warn, text);
+                }
+                self.decide(start_ts, verdict, Some(write));
+            }
             Err(why) => self.refuse(write, why),
         }
     }

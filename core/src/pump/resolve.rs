@@ -7,6 +7,12 @@
 //!
 //! A prewrite is asked about at once when its client sent R, else when it has been undecided for a second. Its primary key is
 //! read from the log. Called by the Pump's machine, which hands in completions and calls [`Pump::advance_verdicts`] last.
+//!
+//! TiKV is asked by CheckTxnStatus with a current_ts by which no lock has expired: a *look*. It changes nothing there and
+//! says what the versions of the key (MvccGetByKey) say, but reads only those that are newer than start_ts; and it says the TTL of
+//! a lock. MvccGetByKey returns all versions that GC has left, hundred thousands for a hot row, and hot rows are where clients
+//! lose write conflicts (each sends R) and where a TiDB that dies leaves many prewrites of one key. It is asked only where TiKV
+//! refuses a look.
 
 use super::effect::Level;
 use super::machine::Pump;
@@ -42,6 +48,8 @@ pub struct Resolver {
     reads_full: bool,
     key_bytes: usize,
     outage: Option<Outage>,
+    /// TiKV refused a look: until then versions are asked for instead (before 3.0 it does not know CheckTxnStatus).
+    no_looks_until: MonoTime,
     /// What the timer is set to.
     armed: Option<MonoTime>,
     /// The last safe point of PD that was seen.
@@ -58,6 +66,8 @@ pub(super) struct Case {
     /// Of the next wait.
     pause_ms: u64,
     key: Option<Bytes>,
+    /// Its client sent R.
+    hinted: bool,
     /// A question that leaves a rollback record went out.
     barred: bool,
     /// An operator has to decide.
@@ -73,6 +83,8 @@ enum Phase {
     Idle(MonoTime),
     Reading,
     Versions(OpId),
+    /// The status, by a question that changes nothing.
+    Look(OpId),
     /// A fresh timestamp for the question about the lock that should have expired at `expires_ms`.
     ClockForLock {
         op: OpId,
@@ -95,9 +107,9 @@ struct Outage {
 /// For status and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// MvccGetByKey calls.
+    /// Questions that change nothing in TiKV.
     pub mvcc_queries: u64,
-    /// KvCheckTxnStatus calls (metric `binlog_pump_storage_query_tikv_count`).
+    /// KvCheckTxnStatus calls that may (metric `binlog_pump_storage_query_tikv_count`).
     pub status_queries: u64,
     pub failed_queries: u64,
 }
@@ -164,7 +176,8 @@ impl Resolver {
         self.cases.entry(start_ts).or_insert_with(|| {
             self.due.insert((due, start_ts));
             let phase = Phase::Idle(due);
-            Case { since, phase, pause_ms: 0, key: None, barred: false, stuck: None, trouble: None, seen: None }
+            let (hinted, barred) = (false, false);
+            Case { since, phase, pause_ms: 0, key: None, hinted, barred, stuck: None, trouble: None, seen: None }
         });
     }
 
@@ -307,7 +320,7 @@ impl Pump {
             Standing::Pending => self.resolver.idle(start_ts, self.now.plus_millis(PENDING_MS)),
             Standing::Undecided { span, .. } => {
                 if let Some(key) = case.key.clone() {
-                    self.ask_versions(start_ts, key);
+                    self.ask_tikv(start_ts, key);
                     return;
                 }
                 let bytes = u64::from(span.len);
@@ -342,7 +355,7 @@ impl Pump {
                         self.resolver.key_bytes += key.len();
                         case.key = Some(key.clone());
                     }
-                    self.ask_versions(start_ts, key);
+                    self.ask_tikv(start_ts, key);
                 }
                 None => self.give_up(start_ts, "it names no primary key that TiKV could be asked about".to_owned()),
             },
@@ -354,10 +367,18 @@ impl Pump {
         }
     }
 
-    fn ask_versions(&mut self, start_ts: StartTs, key: Bytes) {
-        let op = self.out.mvcc(start_ts, key);
+    fn ask_tikv(&mut self, start_ts: StartTs, key: Bytes) {
         self.resolver.counts.mvcc_queries += 1;
-        self.asked(start_ts, Phase::Versions(op));
+        let phase = if self.now >= self.resolver.no_looks_until {
+            // One millisecond on: only a TTL of 0 has passed. By 0 not even that, and such a lock would look like none, because its
+            // TTL is all that TiKV says of it before 5.0. Never ahead of PD: TiKV takes it for a timestamp that was given out.
+            let next = Tso::compose(start_ts.tso().physical_ms().saturating_add(1), 0);
+            let at = if self.pd_now().is_some_and(|now| now > next) { next } else { Tso::ZERO };
+            Phase::Look(self.out.txn_status(start_ts, key, at, false))
+        } else {
+            Phase::Versions(self.out.mvcc(start_ts, key))
+        };
+        self.asked(start_ts, phase);
     }
 
     pub(super) fn on_mvcc(&mut self, op: OpId, result: Result<MvccGetByKeyResponse, IoFault>) {
@@ -378,11 +399,18 @@ impl Pump {
             return;
         };
         self.resolver.answered(self.now);
-        if self.phase_is(start_ts, Phase::Status(op)) {
-            match self.usable(start_ts, result) {
-                Some(reply) => self.weigh(start_ts, verdict::of_status(start_ts, &reply), true),
-                None => self.retry_after_failure(start_ts),
-            }
+        let look = self.phase_is(start_ts, Phase::Look(op));
+        if !look && !self.phase_is(start_ts, Phase::Status(op)) {
+            return;
+        }
+        let answer = result.map(|reply| verdict::of_status(start_ts, &reply));
+        if look && matches!(answer, Err(IoFault::Other(_)) | Ok(Err(_))) {
+            self.resolver.no_looks_until = self.now.plus_millis(NO_LOOKS_MS);
+            return self.resolver.idle(start_ts, self.now);
+        }
+        match self.usable(start_ts, answer) {
+            Some(evidence) => self.weigh(start_ts, evidence, !look),
+            None => self.retry_after_failure(start_ts),
         }
     }
 
@@ -397,7 +425,11 @@ impl Pump {
         };
         let pd_now = self.pd_now();
         let Some(case) = self.resolver.cases.get_mut(&start_ts) else { return };
-        case.trouble = None;
+        if case.trouble.take().is_some() {
+            // It was not this transaction that needed time.
+            case.pause_ms = 0;
+        }
+        case.hinted = hinted;
         case.seen = Some(evidence);
         let old =
             self.now.millis_since(case.since) >= ABSENT_AFTER_MS && pd_now.is_some_and(|now| is_old(start_ts, now));
@@ -562,7 +594,7 @@ impl Pump {
                     // The others that were in flight tell the same.
                     Some(outage) if self.now < outage.next => outage.text = text,
                     Some(outage) => {
-                        outage.pause_ms = outage.pause_ms.saturating_mul(2).min(MAX_TROUBLE_MS);
+                        outage.pause_ms = outage.pause_ms.saturating_mul(2).min(MAX_OUTAGE_MS);
                         outage.next = self.now.plus_millis(outage.pause_ms);
                         outage.text = text;
                     }
@@ -597,7 +629,9 @@ impl Pump {
     /// Asks again after the case's pause, which doubles, but `at_most` later.
     fn later(&mut self, start_ts: StartTs, at_most: u64) {
         let Some(case) = self.resolver.cases.get_mut(&start_ts) else { return };
-        case.pause_ms = case.pause_ms.saturating_mul(2).clamp(FIRST_PAUSE_MS, MAX_TROUBLE_MS);
+        // Its client is just taking the lock away.
+        let first = if case.hinted && case.trouble.is_none() { FIRST_HINTED_PAUSE_MS } else { FIRST_PAUSE_MS };
+        case.pause_ms = case.pause_ms.saturating_mul(2).clamp(first, MAX_TROUBLE_MS);
         let at = self.now.plus_millis(case.pause_ms.min(at_most));
         self.resolver.idle(start_ts, at);
     }
@@ -639,10 +673,16 @@ const ASK_AFTER_MS: u64 = 1000;
 const PENDING_MS: u64 = 200;
 /// First pause between two questions about one prewrite; it doubles.
 const FIRST_PAUSE_MS: u64 = 1000;
+/// The same when its client sent R: TiDB removes the locks of a transaction that failed while it sends R.
+const FIRST_HINTED_PAUSE_MS: u64 = 20;
+/// After a look that was refused.
+const NO_LOOKS_MS: u64 = 60_000;
 /// Longest pause while TiKV answers.
 const MAX_PAUSE_MS: u64 = 10_000;
 /// Longest pause while it does not.
 const MAX_TROUBLE_MS: u64 = 30_000;
+/// Longest pause between two questions of all while none is answered: the watermark stands still that long after the end.
+const MAX_OUTAGE_MS: u64 = 3000;
 /// A prewrite that still cannot be read when its pause is this long is for an operator.
 const PATIENCE_MS: u64 = 8_000;
 /// Between questions about what an operator has to decide.

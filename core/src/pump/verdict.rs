@@ -109,8 +109,8 @@ pub fn of_status(start_ts: StartTs, reply: &CheckTxnStatusResponse) -> Result<Ev
         return Err(format!("TiKV KvCheckTxnStatus: {locked}{}{}", error.abort, error.retryable));
     }
     let async_commit = reply.lock_info.as_ref().is_some_and(|lock| lock.use_async_commit);
-    // The lock first: a status with both means that it still lives (spec pump 2.5).
-    if reply.lock_ttl > 0 || async_commit {
+    // The lock first: a status with both means that it still lives (spec pump 2.5). One that is shown stands, whatever its TTL.
+    if reply.lock_ttl > 0 || reply.lock_info.is_some() {
         return Ok(Evidence::Locked { ttl_ms: reply.lock_ttl, async_commit });
     }
     if reply.commit_version > 0 {

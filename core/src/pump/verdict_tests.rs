@@ -52,7 +52,7 @@ fn mvcc(script: &str) -> MvccGetByKeyResponse {
     reply
 }
 
-/// `ttl 3000`, `commit 60`, `action 2`, `async`, `not-found`, `locked`, `abort`.
+/// `ttl 3000`, `commit 60`, `action 2`, `lock`, `async`, `not-found`, `locked`, `abort`.
 fn status(script: &str) -> CheckTxnStatusResponse {
     let mut reply = CheckTxnStatusResponse::default();
     let mut words = script.split_whitespace();
@@ -61,6 +61,7 @@ fn status(script: &str) -> CheckTxnStatusResponse {
             "ttl" => reply.lock_ttl = words.next().unwrap().parse().unwrap(),
             "commit" => reply.commit_version = words.next().unwrap().parse().unwrap(),
             "action" => reply.action = words.next().unwrap().parse().unwrap(),
+            "lock" => reply.lock_info = Some(LockInfo::default()),
             "async" => reply.lock_info = Some(LockInfo { use_async_commit: true, ..LockInfo::default() }),
             "not-found" => {
                 let txn_not_found = Some(TxnNotFound { start_ts: 50, ..TxnNotFound::default() });
@@ -148,6 +149,7 @@ fn versions_of_the_primary_key() {
 fn status_of_the_transaction() {
     for (reply, letters, want) in [
         ("ttl 3000", "", "await lock 3000"),
+        ("lock", "", "await lock 0"),
         ("ttl 3000 commit 60", "", "await lock 3000"),
         ("ttl 3000 action 3", "ro", "await lock 3000"),
         ("commit 60", "", "committed 60"),

@@ -6,7 +6,7 @@ use crate::world::World;
 use binlog_core::fault::{IoFault, Reject};
 use binlog_core::ids::{CommitTs, OpId, SlotId, StreamId, WriteId};
 use binlog_core::index::op::IndexOp;
-use binlog_core::proto::kvrpcpb::{MvccGetByKeyResponse, MvccInfo};
+use binlog_core::proto::kvrpcpb::{CheckTxnStatusResponse, KeyError, MvccGetByKeyResponse, MvccInfo, TxnNotFound};
 use binlog_core::pump::effect::{Effect, StreamItem};
 use binlog_core::pump::input::{GcHeld, Input};
 use binlog_core::pump::machine::Class;
@@ -171,10 +171,12 @@ impl driver::Ports<Watched> for Ports {
                 };
                 self.call(op, work, move |result| Input::MvccDone { op, result });
             }
-            Effect::CheckTxnStatus { op, request: _ } => {
+            Effect::CheckTxnStatus { op, request } => {
                 let work = async move {
                     world.pause(1, 30).await;
-                    Err(IoFault::Unavailable("no such question is expected here".to_owned()))
+                    let txn_not_found = TxnNotFound { start_ts: request.lock_ts, primary_key: request.primary_key };
+                    let error = KeyError { txn_not_found: Some(txn_not_found), ..KeyError::default() };
+                    Ok(CheckTxnStatusResponse { error: Some(error), ..CheckTxnStatusResponse::default() })
                 };
                 self.call(op, work, move |result| Input::TxnStatusDone { op, result });
             }

@@ -4,6 +4,7 @@
 //! cluster refuse it; an error inside a reply's header is an error. On every failure, and every 30 s, the members are learned
 //! again and the leader followed. Called by the drivers of Pump and Drainer and by [`crate::tikv`].
 
+mod joint;
 mod members;
 mod tso;
 
@@ -13,6 +14,7 @@ use binlog_core::ids::ClusterId;
 use binlog_core::proto::{metapb, pdpb};
 use binlog_core::time::Tso;
 use bytes::Bytes;
+use joint::Joint;
 use members::{Client, Members};
 use std::future::Future;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub struct PdClient {
 struct Inner {
     members: Arc<Members>,
     tso: tso::Handle,
+    safe_point: Joint<Result<Tso, PdError>>,
 }
 
 /// A region as PD answers it.
@@ -79,7 +82,7 @@ impl PdClient {
     pub async fn connect_with(urls: &[String], security: &Security) -> Result<Self, PdError> {
         let members = Arc::new(Members::learn(urls, security).await?);
         let tso = tso::spawn(Arc::clone(&members));
-        let inner = Arc::new(Inner { members, tso });
+        let inner = Arc::new(Inner { members, tso, safe_point: Joint::default() });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
             loop {
@@ -119,11 +122,16 @@ impl PdClient {
         self.inner.tso.get().await
     }
 
-    /// The point below which TiKV may have deleted old versions.
+    /// The point below which TiKV may have deleted old versions, read after this call began. Concurrent callers share requests:
+    /// PD reads it from etcd each time, and a storm of failing transactions asks for it thousands of times a second.
     ///
     /// # Errors
     /// See [`PdError`].
     pub async fn gc_safe_point(&self) -> Result<Tso, PdError> {
+        self.inner.safe_point.ask(|| self.read_gc_safe_point()).await
+    }
+
+    async fn read_gc_safe_point(&self) -> Result<Tso, PdError> {
         let reply = self
             .call("GetGCSafePoint", |mut client, header| async move {
                 client.get_gc_safe_point(pdpb::GetGcSafePointRequest { header: Some(header) }).await

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 pub(super) type Store = Grpc<Channel>;
 
@@ -108,11 +108,19 @@ impl TikvClient {
         budget: &mut Budget,
     ) -> Result<(Cached, C::Reply), TikvError> {
         loop {
-            let Some(region) = self.region_of(raw_key).await? else {
-                budget
-                    .pause(Duration::ZERO, || format!("PD knows no region with a peer for key {}", hex(raw_key)))
-                    .await?;
-                continue;
+            let region = match self.region_of(raw_key).await {
+                Ok(Some(region)) => region,
+                Ok(None) => {
+                    let why = || format!("PD knows no region with a peer for key {}", hex(raw_key));
+                    budget.pause(Duration::ZERO, why).await?;
+                    continue;
+                }
+                // A PD that has just become leader calls the cluster "not bootstrapped" until it has loaded it.
+                Err(e @ TikvError::Pd(PdError::Header { .. })) => {
+                    budget.pause(Duration::ZERO, || e.to_string()).await?;
+                    continue;
+                }
+                Err(e) => return Err(e),
             };
             let store_id = region.peer.store_id;
             let store = match self.store(store_id).await {
@@ -137,6 +145,10 @@ impl TikvClient {
                         None => return Ok((region, reply)),
                         Some(error) => self.correct(&region, error),
                     }
+                }
+                // An old version: no other store knows more.
+                Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                    return Err(TikvError::Key { method: budget.method, what: message_of(&status) });
                 }
                 Ok(Err(status)) => {
                     self.lost_store(&region);

@@ -36,6 +36,8 @@ pub struct Tikv {
     /// Of another service in PD.
     pub smallest_service: u64,
     pub versions_asked: Vec<u64>,
+    /// By a question about the status that changes nothing.
+    pub looked_at: Vec<u64>,
     /// start_ts and whether absence is to be made final.
     pub status_asked: Vec<(u64, bool)>,
     /// TTL and point.
@@ -84,7 +86,14 @@ impl Tikv {
         let start = request.lock_ts;
         assert_eq!(start_of(&request.primary_key), start, "the key belongs to another transaction");
         assert!(!request.resolving_pessimistic_lock && !request.force_sync_commit);
-        self.status_asked.push((start, request.rollback_if_not_exist));
+        let after = Tso::new(request.current_ts).physical_ms().saturating_sub(Tso::new(start).physical_ms());
+        if after <= 1 {
+            assert!(!request.rollback_if_not_exist, "who only looks leaves nothing");
+            self.looked_at.push(start);
+        } else {
+            self.status_asked.push((start, request.rollback_if_not_exist));
+        }
+        let safe_point = self.safe_point_then.unwrap_or(self.safe_point);
         let mut reply = CheckTxnStatusResponse::default();
         match self.fates.get(&start) {
             Some(Fate::Committed(commit)) => reply.commit_version = *commit,
@@ -112,6 +121,7 @@ impl Tikv {
                 reply.error = Some(KeyError { txn_not_found, ..KeyError::default() });
             }
         }
+        self.safe_point = safe_point;
         reply
     }
 }

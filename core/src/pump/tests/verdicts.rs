@@ -58,7 +58,7 @@ fn delivered(world: &mut World) -> Vec<u64> {
 fn a_commit_that_tikv_knows_is_delivered_a_second_later() {
     let (mut world, start, mark) = orphan(Some(Fate::Committed(ts(3))));
     world.pass_ms(900);
-    assert!(world.tikv.versions_asked.is_empty() && world.watermark() == 0, "its client gets a second for its C");
+    assert!(world.tikv.looked_at.is_empty() && world.watermark() == 0, "its client gets a second for its C");
     world.pass_ms(200);
     assert_eq!(world.watermark(), mark);
     assert_eq!((delivered(&mut world), undecided(&world)), (vec![ts(3)], 0));
@@ -89,8 +89,15 @@ fn a_resolved_ddl_keeps_its_job() {
 
 #[test]
 fn rolled_back_releases_and_delivers_nothing() {
-    for fate in [Fate::RolledBack, Fate::Overlapped, Fate::BehindLock { listed: true }] {
+    for (fate, by_versions) in [
+        (Fate::RolledBack, false),
+        (Fate::Overlapped, false),
+        (Fate::RolledBack, true),
+        (Fate::Overlapped, true),
+        (Fate::BehindLock { listed: true }, true),
+    ] {
         let (mut world, _, mark) = orphan(Some(fate));
+        world.broken.txn_status = by_versions;
         world.pass_ms(1100);
         assert_eq!((world.watermark(), delivered(&mut world)), (mark, vec![]), "{fate:?}");
         assert_eq!(world.pump.status().counters.verdict_rollbacks, 1);
@@ -107,7 +114,7 @@ fn r_asks_at_once_and_decides_nothing() {
     // Nothing in TiKV, above the safe point: rolled back.
     let (mut world, start, mark) = orphan(None);
     world.written(r(start)).unwrap();
-    assert_eq!((world.watermark(), world.tikv.versions_asked.len()), (mark, 1));
+    assert_eq!((world.watermark(), world.tikv.looked_at.len()), (mark, 1));
     // A lock that lives: wait.
     let (mut world, start, _) = orphan(Some(Fate::Locked { ttl_ms: 3000 }));
     world.written(r(start)).unwrap();
@@ -117,7 +124,61 @@ fn r_asks_at_once_and_decides_nothing() {
     let mut world = online();
     world.written(r(ts(1))).unwrap();
     world.written(p(ts(1))).unwrap();
-    assert_eq!((undecided(&world), world.tikv.versions_asked.len()), (0, 1));
+    assert_eq!((undecided(&world), world.tikv.looked_at.len()), (0, 1));
+}
+
+/// An UPDATE of a hot row that loses a write conflict sends P and R, thousands a second, and the row has as many versions as GC
+/// has left: all of them are what MvccGetByKey returns.
+#[test]
+fn nobody_reads_the_whole_history_of_a_key() {
+    for fate in [None, Some(Fate::Committed(ts(3))), Some(Fate::RolledBack), Some(Fate::Overlapped)] {
+        let (mut world, start, mark) = orphan(fate);
+        world.written(r(start)).unwrap();
+        assert_eq!((world.watermark(), undecided(&world)), (mark, 0), "{fate:?}");
+        assert_eq!((world.tikv.versions_asked.len(), world.tikv.status_asked.len()), (0, 0), "{fate:?}");
+    }
+    // A lock without any time to live is none that TiKV would show before 5.0.
+    let (mut world, _, mark) = orphan(Some(Fate::Locked { ttl_ms: 0 }));
+    world.pass_ms(1100);
+    assert_eq!((world.watermark(), delivered(&mut world)), (mark, vec![]));
+    assert_eq!(world.pump.status().counters.verdict_rollbacks, 1);
+    // Without R: a TiDB died, with as many prewrites of the row as it had sessions.
+    let (mut world, _, mark) = orphan(Some(Fate::Locked { ttl_ms: 3000 }));
+    world.pass_ms(4500);
+    assert_eq!((world.watermark(), world.tikv.versions_asked.len(), world.tikv.status_asked.len()), (mark, 0, 1));
+}
+
+/// TiDB sends R while it still removes the locks of the transaction that failed.
+#[test]
+fn a_lock_that_its_client_takes_away_does_not_hold_for_a_second() {
+    let (mut world, start, mark) = orphan(Some(Fate::Locked { ttl_ms: 20_000 }));
+    world.written(r(start)).unwrap();
+    world.pass_ms(15);
+    assert_eq!(world.watermark(), 0);
+    world.tikv.fates.insert(start, Fate::RolledBack);
+    world.pass_ms(50);
+    assert_eq!((world.watermark(), undecided(&world)), (mark, 0));
+    // Nor is TiKV asked without an end while it stays.
+    let (mut world, start, _) = orphan(Some(Fate::Locked { ttl_ms: 600_000 }));
+    world.written(r(start)).unwrap();
+    world.pass_ms(100_000);
+    assert!(world.tikv.looked_at.len() < 25, "{}", world.tikv.looked_at.len());
+}
+
+/// A TiKV of before 3.0 does not know CheckTxnStatus.
+#[test]
+fn where_the_status_cannot_be_asked_versions_decide() {
+    let (mut world, start, mark) = orphan(Some(Fate::RolledBack));
+    world.broken.txn_status = true;
+    world.written(r(start)).unwrap();
+    assert_eq!((world.watermark(), world.tikv.versions_asked.len()), (mark, 1));
+    assert!(world.notices.iter().all(|(level, _)| *level != Level::Warn), "{:?}", world.notices);
+    // The next one does not try first.
+    let next = ts(6);
+    world.written(p(next)).unwrap();
+    world.tikv.fates.insert(next, Fate::RolledBack);
+    world.written(r(next)).unwrap();
+    assert_eq!((undecided(&world), world.tikv.versions_asked.len()), (0, 2));
 }
 
 #[test]
@@ -129,7 +190,7 @@ fn a_lock_is_waited_for_until_its_time_has_passed() {
     assert!(reason.contains("locked for 20000 ms"), "{reason}");
     world.pass_ms(100);
     assert_eq!((world.watermark(), world.tikv.status_asked.clone()), (mark, vec![(ts(1), false)]), "then not for long");
-    assert!(world.tikv.versions_asked.len() < 12, "{}", world.tikv.versions_asked.len());
+    assert!(world.tikv.looked_at.len() < 12, "{}", world.tikv.looked_at.len());
 
     // It lives longer than its first TTL said, then commits.
     let (mut world, start, mark) = orphan(Some(Fate::Locked { ttl_ms: 3000 }));
@@ -150,7 +211,7 @@ fn absence_without_r_is_believed_after_ten_minutes() {
         assert_eq!((world.watermark(), world.tikv.status_asked.len()), (0, 0));
         world.pass_ms(12_000);
         assert_eq!((world.watermark(), world.tikv.status_asked.clone()), (mark, vec![(start, true)]));
-        assert!(world.tikv.versions_asked.len() < 80, "{}", world.tikv.versions_asked.len());
+        assert!(world.tikv.looked_at.len() < 80, "{}", world.tikv.looked_at.len());
     }
     // T5: its start_ts is old, but its prewrite came only now.
     let mut world = online();
@@ -187,7 +248,7 @@ fn absence_below_the_safe_point_is_for_an_operator() {
         assert!(named.why.contains("GC has passed it") && named.undecided_ms > 110_000, "{named:?}");
         assert_eq!(world.faults.len(), 1, "said once: {:?}", world.faults);
         assert!(world.faults[0].contains(&format!("PUT http://127.0.0.1:8250/resolve/{start}/rollback")));
-        assert!(world.tikv.versions_asked.len() < 6);
+        assert!(world.tikv.looked_at.len() < 6);
         world.resolve(start, Verdict::RolledBack).unwrap();
         assert_eq!((world.watermark(), delivered(&mut world)), (mark, vec![]));
     }
@@ -255,6 +316,35 @@ fn an_operator_decides_what_nobody_else_can() {
 }
 
 #[test]
+fn an_operator_s_slip_loses_no_other_transaction() {
+    let (mut world, start, _) = orphan(None);
+    let (other, other_commit) = (ts(6), ts(8));
+    world.written(p(other)).unwrap();
+    world.written(c(other, other_commit)).unwrap();
+    world.pass_ms(500);
+    world.tikv.safe_point = ts(2);
+    world.written(r(start)).unwrap();
+    world.resolve(start, Verdict::Committed(CommitTs::new(other_commit))).unwrap();
+    let entry = world.indexed(&key::commit(CommitTs::new(other_commit))).unwrap();
+    let Ok(CommitValue::Commit { start_ts, .. }) = CommitValue::decode(entry) else { panic!("{entry:?}") };
+    assert_eq!(start_ts, StartTs::new(other), "the entry stays");
+    assert!(world.faults.iter().any(|fault| fault.contains("another transaction has this commit_ts")));
+    world.release_frozen().unwrap();
+    assert_eq!(delivered(&mut world), vec![other_commit]);
+
+    // Below the watermark it is not delivered, and that is said.
+    let mut world = online();
+    world.written(fake(ts(10))).unwrap();
+    world.written(p(start)).unwrap();
+    world.pass_ms(500);
+    world.tikv.safe_point = ts(2);
+    world.written(r(start)).unwrap();
+    world.resolve(start, Verdict::Committed(CommitTs::new(ts(7)))).unwrap();
+    let said = |(level, text): &(Level, String)| *level == Level::Warn && text.contains("does not deliver it");
+    assert!(world.notices.iter().any(said), "{:?}", world.notices);
+}
+
+#[test]
 fn tikv_away_is_said_once_and_tried_again() {
     let (mut world, start, mark) = orphan(Some(Fate::Committed(ts(3))));
     for n in 10..200 {
@@ -271,7 +361,7 @@ fn tikv_away_is_said_once_and_tried_again() {
     // An operator may step in: TiKV may be gone for good.
     assert!(world.pump.status().verdicts.oldest_waits_for.is_some());
     world.broken.tikv = false;
-    world.pass_ms(31_000);
+    world.pass_ms(4_000);
     assert_eq!((world.watermark(), delivered(&mut world)), (mark, vec![ts(3)]));
     assert!(world.notices.iter().any(|(_, text)| text.contains("again")));
     world.written(c(start, ts(3))).unwrap();

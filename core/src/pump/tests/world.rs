@@ -89,6 +89,8 @@ pub struct Broken {
     pub notify: bool,
     pub index: bool,
     pub tikv: bool,
+    /// TiKV does not know CheckTxnStatus.
+    pub txn_status: bool,
     pub safe_point: bool,
 }
 
@@ -204,7 +206,8 @@ impl World {
                     answers.push_back(Input::MvccDone { op, result });
                 }
                 Effect::CheckTxnStatus { op, request } => {
-                    let result = check(self.broken.tikv).map(|()| self.tikv.status(&request));
+                    let known = if self.broken.txn_status { Err(IoFault::Other("unknown".to_owned())) } else { Ok(()) };
+                    let result = check(self.broken.tikv).and(known).map(|()| self.tikv.status(&request));
                     answers.push_back(Input::TxnStatusDone { op, result });
                 }
                 Effect::GetGcSafePoint { op } => {
