@@ -138,10 +138,12 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let pushed = observer.clone();
     let pusher = push::start(config.push.as_ref(), node_id.as_str(), move || pushed.clone().text());
     let metrics = Router::new().route("/metrics", get(move || observer.clone().respond()));
+    let tikv = TikvClient::new(pd.clone());
     let router = http::router(http::Surface {
         node_id: node_id.clone(),
         registry: registry.clone(),
         pd: pd.clone(),
+        tikv: tikv.clone(),
         asker,
         sender: sender.clone(),
     })
@@ -172,7 +174,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
             }
             index_sender.complete(Input::IndexDone { op, result });
         })?,
-        tikv: TikvClient::new(pd.clone()),
+        tikv,
         pd,
         registry,
         takes_over: claimed.over,
