@@ -71,7 +71,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     tracing::info!(?config, "configuration");
     let security = Security::load(config.security.as_ref())?;
     for key in SecuritySettings::ignored(&settings) {
-        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because the ssl-ca beside it is not set");
     }
     let dir = Path::new(&config.data_dir);
     create_dir(dir)?;
