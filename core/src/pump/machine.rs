@@ -87,6 +87,8 @@ pub struct Pump {
     pub(super) tso: Option<(Tso, MonoTime)>,
     /// End of what the operating system has.
     pub(super) written_end: LogPtr,
+    /// When the last batch was sealed.
+    sealed_at: MonoTime,
     /// Why nothing can be stored any more.
     pub(super) read_only: Option<String>,
     /// The index holds something that cannot be understood: nothing is indexed any more.
@@ -139,6 +141,7 @@ impl Pump {
             max_ts: CommitTs::ZERO,
             tso: None,
             written_end: LogPtr::default(),
+            sealed_at: MonoTime::ZERO,
             read_only: None,
             index_damaged: false,
             index_outage: false,
@@ -446,6 +449,7 @@ impl Pump {
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
         self.release_segments();
+        self.advance_filling();
         self.advance_import();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
@@ -453,6 +457,19 @@ impl Pump {
         self.advance_verdicts();
         self.advance_demand();
         self.answer_actions();
+    }
+
+    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch.
+    fn advance_filling(&mut self) {
+        if !self.log.wants_filling() {
+            return;
+        }
+        let due = self.sealed_at.plus_millis(FILL_PAUSE_MS);
+        if due <= self.now {
+            self.log.fill(&mut self.out.log_ops());
+        } else {
+            self.timers.set(Timer::Fill, due);
+        }
     }
 
     pub(super) fn settle_indexer(&mut self) {
@@ -519,7 +536,7 @@ impl Pump {
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
                 // `settle` asks.
-                Timer::Demand => {}
+                Timer::Demand | Timer::Fill => {}
                 Timer::Closing => self.on_closing_timer(),
                 Timer::Gc => self.on_gc_timer(),
                 Timer::Verdict => self.on_verdict_timer(),
@@ -641,6 +658,7 @@ impl Machine for Pump {
             // It may have asked for the next segment, which has to be made first.
             return self.out.poll();
         };
+        self.sealed_at = self.now;
         self.pull.tail.push(&sealed);
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
@@ -678,5 +696,7 @@ const UNINDEXED_BYTES: u64 = 512 << 20;
 const MAX_TRANSACTIONS: usize = 1 << 20;
 /// Streams that wait for the start.
 const MAX_PARKED: usize = 64;
+/// How long nothing was written before slots are filled with zeros (rules 2): several syncs of a slow disk.
+const FILL_PAUSE_MS: u64 = 50;
 /// The original's interval between attempts at the index.
 const INDEX_RETRY_MS: u64 = 1000;

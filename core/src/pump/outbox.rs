@@ -116,6 +116,8 @@ pub enum Timer {
     Gc,
     Verdict,
     HoldGc,
+    /// Zeros may be written ahead of time.
+    Fill,
 }
 
 #[derive(Debug, Default)]

@@ -326,6 +326,22 @@ impl Log {
         held >= goal
     }
 
+    /// Whether [`Self::fill`] has something to do; `false` while something waits to be written.
+    #[must_use]
+    pub fn wants_filling(&self) -> bool {
+        matches!(&self.state, State::Open(writer) if self.fault.is_none() && writer.wants_filling())
+    }
+
+    /// Writes zeros to a slot ahead of time, the next piece; the owner knows when the disk has nothing better to do (rules 2).
+    pub fn fill(&mut self, ops: &mut LogOps<'_>) {
+        if !self.wants_filling() {
+            return;
+        }
+        if let State::Open(writer) = &mut self.state {
+            writer.fill(ops);
+        }
+    }
+
     /// Bytes on disk that stand ready for the next segments.
     #[must_use]
     pub fn prepared_bytes(&self) -> u64 {

@@ -3,7 +3,7 @@
 //!
 //! Overwriting blocks that exist needs no journal commit, so a slot of full length makes appends cheap; a slot that is too short
 //! only makes them slower. Nothing here can lose data: a spare slot holds nothing, and what fails is given up. Filling goes on one
-//! bounded piece at a time, and only while the log has nothing to write: a busy log grows instead.
+//! bounded piece at a time, and only when the owner finds the log idle: a busy log grows instead.
 
 use super::log::LogOps;
 use super::op::{LogOp, LogReply};
@@ -109,9 +109,17 @@ impl Spare {
         self.free.len()
     }
 
-    /// The next piece of a new file of `len` bytes; the log is idle, and `ahead` segments stand ready besides the free slots.
-    pub fn fill(&mut self, ahead: usize, len: u64, highest_slot: &mut SlotId, ops: &mut LogOps<'_>) {
-        if self.filling.is_none() && !self.discouraged && self.free.len() + ahead < FILL_AHEAD {
+    /// Whether [`Self::fill`] has something to do while `ahead` segments stand ready besides the free slots.
+    pub fn wants_filling(&self, ahead: usize) -> bool {
+        match &self.filling {
+            Some(filling) => filling.op.is_none(),
+            None => !self.discouraged && self.free.len() + ahead < FILL_AHEAD,
+        }
+    }
+
+    /// The next piece of a new file of `len` bytes.
+    pub fn fill(&mut self, len: u64, highest_slot: &mut SlotId, ops: &mut LogOps<'_>) {
+        if self.filling.is_none() {
             *highest_slot = SlotId::new(highest_slot.raw().saturating_add(1));
             let slot = *highest_slot;
             let op = ops.push(LogOp::Create { slot });
@@ -176,5 +184,5 @@ impl Spare {
 
 /// Segments that stand ready at most before filling stops (rules 2).
 const FILL_AHEAD: usize = 2;
-/// Bytes of one filling: a millisecond or two of a fast disk, so that a write that arrives meanwhile hardly waits for it.
-const FILL_PIECE: u64 = 1 << 20;
+/// Bytes of one filling: less than a millisecond of a fast disk, so that a write that arrives meanwhile hardly waits for it.
+const FILL_PIECE: u64 = 256 << 10;
