@@ -27,8 +27,8 @@ impl fmt::Display for Collected {
             [&self.rounds, &self.freed, &self.reused, &self.filled].map(|n| n.load(Ordering::Relaxed));
         write!(
             f,
-            "GC was asked for {rounds} times; in one life of a Pump it freed up to {freed} segments, of which up to {reused} were used \
-             again, and up to {filled} were filled ahead"
+            "GC was asked for {rounds} times; in one life a Pump freed up to {freed} segments, used up to {reused} slots again and filled \
+             up to {filled} ahead"
         )
     }
 }
@@ -63,10 +63,12 @@ async fn run(
     collected: Arc<Collected>,
 ) {
     loop {
-        let newest = |items: &Arc<Mutex<Items>>| {
-            items.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(ts, _)| *ts)
+        // Some way behind what a reader has: the rest is there at the end, to be compared.
+        let settled = |items: &Arc<Mutex<Items>>| {
+            let items = items.lock().unwrap_or_else(PoisonError::into_inner);
+            items.get(items.len() * 2 / 3).map_or(0, |(ts, _)| *ts)
         };
-        let checkpoint = shown.iter().map(newest).min().unwrap_or(0);
+        let checkpoint = shown.iter().map(settled).min().unwrap_or(0);
         // An entry that is old only makes GC wait.
         let _ = registry.put(NodeKind::Drainer, &drainer(checkpoint)).await;
         let victim = usize::try_from(rng.below(pumps.len() as u64)).unwrap_or(0);
