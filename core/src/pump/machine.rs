@@ -314,6 +314,12 @@ impl Pump {
             LogEvent::Read { token, result } => {
                 self.inspect_read(token, &result);
             }
+            // What is written from now on is not touched by it; a stream that comes there is told again.
+            LogEvent::Rotten(fault) => {
+                if !self.out.repeat_fault(&fault) {
+                    self.out.fault(fault);
+                }
+            }
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
     }
@@ -472,6 +478,13 @@ impl Pump {
         }
     }
 
+    /// One piece; then the next after a while, and all again a day later.
+    fn on_scrub_timer(&mut self) {
+        let more = self.log.scrub(&mut self.out.log_ops());
+        let pause = if more { SCRUB_PIECE_MS } else { SCRUB_PASS_MS };
+        self.timers.set(Timer::Scrub, self.now.plus_millis(pause));
+    }
+
     pub(super) fn settle_indexer(&mut self) {
         if self.index_damaged {
             return;
@@ -537,6 +550,7 @@ impl Pump {
                 Timer::StopLimit => self.on_stop_limit(),
                 // `settle` asks.
                 Timer::Demand | Timer::Fill => {}
+                Timer::Scrub => self.on_scrub_timer(),
                 Timer::Closing => self.on_closing_timer(),
                 Timer::Gc => self.on_gc_timer(),
                 Timer::Verdict => self.on_verdict_timer(),
@@ -698,5 +712,9 @@ const MAX_TRANSACTIONS: usize = 1 << 20;
 const MAX_PARKED: usize = 64;
 /// How long nothing was written before slots are filled with zeros (rules 2): several syncs of a slow disk.
 const FILL_PAUSE_MS: u64 = 50;
+/// The scrub reads one MiB in this time: a hundred GB a day, and less than a hundredth of what a disk does.
+const SCRUB_PIECE_MS: u64 = 1000;
+/// Between the end of one scrub and the next.
+const SCRUB_PASS_MS: u64 = 24 * 3600 * 1000;
 /// The original's interval between attempts at the index.
 const INDEX_RETRY_MS: u64 = 1000;

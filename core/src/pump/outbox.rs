@@ -118,6 +118,8 @@ pub enum Timer {
     HoldGc,
     /// Zeros may be written ahead of time.
     Fill,
+    /// The next piece of the log is read again.
+    Scrub,
 }
 
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 use super::effect::{Effect, Level};
 use super::machine::Pump;
 use super::original::Import;
-use super::outbox::Waiting;
+use super::outbox::{Timer, Waiting};
 use crate::binlog::peek::peek;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, Reject};
@@ -336,6 +336,7 @@ impl Pump {
         }
         self.end_of_tail();
         self.log_the_originals_word();
+        self.timers.set(Timer::Scrub, self.now.plus_millis(FIRST_SCRUB_MS));
     }
 
     /// The log's own word on GC: the index may have lost its latest batches.
@@ -434,3 +435,5 @@ const META: [&[u8]; 12] = [
 
 /// Entries per request while loading.
 const CHUNK: usize = 1024;
+/// The scrub begins when the start is long over.
+const FIRST_SCRUB_MS: u64 = 60_000;

@@ -237,13 +237,14 @@ impl Writer {
         }
     }
 
-    /// Ahead of need: at once where a free slot exists (so that a restart finds an empty one to reuse instead of creating
-    /// yet another file), else when the active segment is three quarters full.
+    /// Ahead of need: when the active segment is three quarters full. Not sooner: a restart has to read a prepared segment whole, to be
+    /// sure that it holds nothing.
     pub fn prepare_early(&mut self, ops: &mut LogOps<'_>) {
         let end = self.flight.as_ref().map_or(self.active.end, |flight| flight.end);
-        if !self.spare.is_empty() || end > self.segment_bytes / 4 * 3 {
+        if end > self.segment_bytes / 4 * 3 {
             self.prepare(ops);
         }
+        self.spare.keep_one_blank(ops);
     }
 
     pub fn prepare(&mut self, ops: &mut LogOps<'_>) {
@@ -260,6 +261,7 @@ impl Writer {
                 Target::New(self.highest_slot)
             }
         };
+        self.spare.keep_one_blank(ops);
         self.highest_segment = SegmentId::new(self.highest_segment.raw().saturating_add(1));
         let seal = Seal { segment: self.highest_segment, salt: self.salts.next() };
         self.next = Next::Preparing(Preparing::start(target, seal, self.owner, ops));

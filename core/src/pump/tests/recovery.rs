@@ -1,6 +1,6 @@
 //! Restarts: what was durable is served again, in order, whatever the index kept.
 
-use super::world::{World, c, config, fake, p, r};
+use super::world::{World, c, config, fake, p, p_of, r};
 use crate::index::key;
 use crate::index::value::{FORMAT, encode_u64};
 use crate::pump::config::PumpConfig;
@@ -130,4 +130,23 @@ fn long_queues_are_loaded_in_chunks() {
     world.pull(1, 0, 1 << 30);
     world.run();
     assert_eq!(world.commits(1), (5002..=6300).collect::<Vec<_>>());
+}
+
+#[test]
+fn damage_of_history_is_told_before_anybody_reads_it() {
+    let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
+    world.start();
+    for start in 1..=20 {
+        world.written(p_of(start * 10, 9000)).unwrap();
+        world.written(c(start * 10, start * 10 + 5)).unwrap();
+    }
+    world.damage(1, 8192 + 5000);
+    world.pass_ms(120_000);
+    let after = world.pump.status();
+    assert!(after.scrub.bytes > 64 << 10, "{:?}", after.scrub);
+    assert_eq!((after.scrub.passes, after.scrub.bad_segments), (1, 1));
+    assert_eq!(world.faults.len(), 1, "{:?}", world.faults);
+    assert!(world.faults[0].contains("segment 1"), "{:?}", world.faults);
+    assert_eq!(after.read_only, None, "what is written from now on is not touched by it");
+    world.written(p_of(900, 100)).unwrap();
 }
