@@ -62,8 +62,8 @@ const LOCK_TTL_MS: u64 = 1_000;
 pub(crate) const STUCK: Duration = Duration::from_secs(120);
 /// A Pump that was killed is killed again, at most so often in a row: each recovery begins with what the last one left.
 const AGAIN: u64 = 3;
-/// From a new life's first sign until its recovery is over, in milliseconds, on a machine that is not loaded.
-const RECOVERY_MS: u64 = 60;
+/// From a new life's first sign until its recovery is over, in milliseconds, on a quiet machine and on a loaded one.
+const RECOVERY_MS: [u64; 2] = [60, 400];
 /// A storm that took so long must have seen GC move, also on a machine that has much else to do.
 const GC_MOVES_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
@@ -270,7 +270,8 @@ async fn kill(
         let mut left = AGAIN;
         while left > 0 && rng.percent(40) {
             left -= 1;
-            tokio::time::sleep(Duration::from_millis(rng.below(RECOVERY_MS))).await;
+            let recovery = RECOVERY_MS[usize::from(rng.percent(50))];
+            tokio::time::sleep(Duration::from_millis(rng.below(recovery))).await;
             pump.kill_and_restart().await?;
         }
     }
