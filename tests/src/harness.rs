@@ -231,12 +231,18 @@ const PASSWORD: &str = "replay";
 /// A private MariaDB; collation and packet size as TiDB's.
 pub struct MariaDb {
     pub port: u16,
+    flags: Vec<String>,
     process: Process,
 }
 
 impl MariaDb {
     /// Creates a data directory below `work` and starts a server on it.
     pub async fn start(work: &Path) -> Result<Self> {
+        Self::start_with(work, &[]).await
+    }
+
+    /// With further flags.
+    pub async fn start_with(work: &Path, flags: &[String]) -> Result<Self> {
         for program in ["mariadbd", "mariadb-install-db"] {
             require(program, "mariadb-server")?;
         }
@@ -268,9 +274,10 @@ impl MariaDb {
             .arg(format!("--port={port}"))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--performance-schema=OFF"])
             .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2"])
-            .args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--max-allowed-packet=256M"]);
+            .args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--max-allowed-packet=256M"])
+            .args(flags);
         let process = Process::start("mariadb", &mut command, &log)?;
-        let mut mariadb = Self { port, process };
+        let mut mariadb = Self { port, flags: flags.to_vec(), process };
         let root =
             OptsBuilder::default().socket(Some(socket.display().to_string())).user(Some("root")).prefer_socket(false);
         let mut last = String::new();
@@ -359,7 +366,8 @@ impl MariaDb {
             .arg(format!("--port={}", self.port))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--performance-schema=OFF"])
             .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2"])
-            .args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--max-allowed-packet=256M"]);
+            .args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--max-allowed-packet=256M"])
+            .args(&self.flags);
         self.process = Process::start("mariadb", &mut command, &dir.join("error.log"))?;
         let options = || {
             let options = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some(USER));

@@ -19,3 +19,5 @@ pub mod progress;
 pub mod replay;
 pub mod session;
 pub mod storm;
+mod storm_gc;
+mod storm_truth;

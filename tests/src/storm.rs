@@ -2,18 +2,24 @@
 //!
 //! Writers run transactions as TiDB does: lock in TiKV, prewrite through the Pump client, commit timestamp after the
 //! acknowledgement, commit in TiKV, C. Some never send their C, some send an R although they committed, some die before they
-//! commit: those the Pumps must find out from TiKV. Readers pull all the time and come back where they were after each kill.
+//! commit: those the Pumps must find out from TiKV. Readers pull all the time and come back where they were after each kill. A
+//! Drainer's entry in the registry follows some way behind what every reader has; GC goes up to it, in rounds that begin at any moment,
+//! also right before a kill, so that segments are given back and used again. Now and then the load pauses and the log fills segments
+//! ahead; now and then a Pump is killed again while it recovers, several times in a row.
 //!
-//! At the end each Pump is pulled from 0 and compared with what TiKV holds:
+//! At the end each reader's stream, which has seen all kills, is compared with what TiKV holds, and with what its Pump still has
+//! (pulled from 0):
 //! * commit timestamps rise strictly; each item is a committed transaction with its rows, never one that rolled back;
 //! * every transaction whose prewrite a Pump acknowledged is in that Pump's stream exactly once;
-//! * what its stream showed through all kills is what is there: nothing vanished, nothing came too late;
-//! * its log has no ERROR.
+//! * above the GC point the Pump holds what the stream showed: nothing vanished, nothing came too late;
+//! * its log has no ERROR; GC has moved.
 
 use crate::harness::{Pump, WorkDir, tail};
 use crate::progress::Line;
 use crate::session::wait_online;
-use anyhow::{Context, Result, bail, ensure};
+use crate::storm_gc::{self, Collected};
+use crate::storm_truth::{Items, everything, held_from, problems, value};
+use anyhow::{Context, Result, ensure};
 use binlog_cluster::pump_client;
 use binlog_core::ids::{ClusterId, CommitTs};
 use binlog_core::proto::binlog::{Binlog, BinlogType};
@@ -48,12 +54,18 @@ impl Default for Options {
     }
 }
 
-/// Small segments: the log rotates all the time, and some records are larger than a segment.
-const CONFIG: &str = "[storage]\nsegment-size = \"1 mib\"\nstop-write-at-available-space = \"1 mib\"\n";
+/// Small segments: the log rotates all the time, and some records are larger than a segment. What the Drainer has may go at once.
+const CONFIG: &str = "gc = \"1s\"\n[storage]\nsegment-size = \"1 mib\"\nstop-write-at-available-space = \"1 mib\"\n";
 /// A transaction that died is rolled back by whoever asks after this.
 const LOCK_TTL_MS: u64 = 1_000;
 /// Without progress for so long something is wrong; longer than a restart and the retries of TiDB's client.
-const STUCK: Duration = Duration::from_secs(120);
+pub(crate) const STUCK: Duration = Duration::from_secs(120);
+/// A Pump that was killed is killed again, at most so often in a row: each recovery begins with what the last one left.
+const AGAIN: u64 = 3;
+/// From a new life's first sign until its recovery is over, in milliseconds, on a quiet machine and on a loaded one.
+const RECOVERY_MS: [u64; 2] = [60, 400];
+/// A storm that took so long must have seen GC move, also on a machine that has much else to do.
+const GC_MOVES_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
 /// How a transaction ends, out of a hundred.
@@ -86,6 +98,8 @@ impl Fate {
 struct World {
     ended: AtomicU64,
     over: AtomicBool,
+    /// Nobody begins a transaction.
+    paused: AtomicBool,
     /// Transactions that committed and whose C was not sent: only TiKV tells.
     untold: AtomicU64,
     /// commit_ts → start_ts of what committed.
@@ -93,9 +107,6 @@ struct World {
     /// start_ts → the Pump whose acknowledgement was accepted.
     acknowledged: Mutex<BTreeMap<u64, String>>,
 }
-
-/// What a stream showed: commit_ts, payload.
-type Items = Vec<(u64, Bytes)>;
 
 /// Runs a storm; false: something is lost, invented or out of order (told on standard error).
 ///
@@ -141,29 +152,44 @@ async fn storm(options: &Options, work: &WorkDir) -> Result<bool> {
     for (pump, shown) in pumps.iter().zip(&shown) {
         readers.spawn(read(pump.address.clone(), cluster, Arc::clone(&world), Arc::clone(shown)));
     }
+    let collected = Arc::new(Collected::default());
+    let addresses = pumps.iter().map(|pump| pump.address.clone()).collect();
+    let gc = storm_gc::start(&shared.pd_url, addresses, shown.clone(), rng.fork("gc"), Arc::clone(&collected)).await?;
 
+    let began = Instant::now();
     kill(options, rng.fork("kills"), &mut pumps, &world, &mut writers).await?;
     world.over.store(true, Ordering::SeqCst);
+    let took = began.elapsed();
     while let Some(ended) = writers.join_next().await {
         ended.context("a writer panicked")??;
     }
     let committed = world.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let acknowledged = world.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let end = shared.timestamp().context("the clock runs")?.raw();
+    for (pump, shown) in pumps.iter().zip(&shown) {
+        until_shown(shown, end).await.with_context(|| format!("{}: {}", pump.node_id, tail(&pump.log)))?;
+    }
+    gc.abort();
     let mut good = true;
     for (pump, shown) in pumps.iter().zip(&shown) {
         let items = everything(&pump.address, cluster, end)
             .await
             .with_context(|| format!("{}: {}", pump.node_id, tail(&pump.log)))?;
+        // Read after the pull: what lies above was there all the time.
+        let from = held_from(&pump.address).await?;
         let held = acknowledged.iter().filter(|(_, id)| **id == pump.node_id).map(|(ts, _)| *ts).collect::<Vec<_>>();
         let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut problems = compare(&items, &shown, &committed, &held);
+        let mut problems = problems(&shown, &items, from, &committed, &held);
+        if took >= GC_MOVES_WITHIN && shown.first().is_none_or(|(first, _)| from < *first) {
+            problems.push("GC took nothing: the storm has not tested it".to_owned());
+        }
         let log = std::fs::read_to_string(&pump.log).context("the Pump's log")?;
         problems.extend(log.lines().filter(|line| line.contains("] [ERROR] [")).map(|line| format!("its log: {line}")));
         println!(
-            "{}: {} kills, {} items served, {} prewrites acknowledged, {}",
+            "{}: {} kills, {} items delivered, {} of them still there, {} prewrites acknowledged, {}",
             pump.node_id,
             pump.restarts,
+            shown.len(),
             items.len(),
             held.len(),
             if problems.is_empty() {
@@ -177,13 +203,28 @@ async fn storm(options: &Options, work: &WorkDir) -> Result<bool> {
     }
     readers.abort_all();
     println!(
-        "{} transactions committed ({} without a C), {} ended, {} kills",
+        "{} transactions committed ({} without a C), {} ended, {} rounds; {collected}",
         committed.len(),
         world.untold.load(Ordering::SeqCst),
         world.ended.load(Ordering::SeqCst),
         options.rounds
     );
     Ok(good)
+}
+
+/// Waits until a reader has everything up to `end`.
+async fn until_shown(shown: &Mutex<Items>, end: u64) -> Result<()> {
+    let newest = || shown.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(ts, _)| *ts);
+    let (mut last, mut since) = (newest(), Instant::now());
+    while last < end {
+        ensure!(since.elapsed() < STUCK, "its stream stays at {last} for {STUCK:?}; the end is {end}");
+        tokio::time::sleep(POLL).await;
+        let now = newest();
+        if now > last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
 }
 
 /// One Pump after the other, at a random point of the load; now and then again while it still recovers.
@@ -210,13 +251,27 @@ async fn kill(
             }
             tokio::time::sleep(POLL).await;
         }
+        if rng.percent(25) {
+            // An idle log fills segments ahead, and the kill meets that, or the first writes into them.
+            world.paused.store(true, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(rng.below(400))).await;
+            world.paused.store(false, Ordering::SeqCst);
+        }
         // Between two events of the load, too.
         tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
         let victim = usize::try_from(rng.below(pumps.len() as u64)).unwrap_or(0);
         let Some(pump) = pumps.get_mut(victim) else { continue };
         pump.check()?;
+        if rng.percent(40) {
+            storm_gc::trigger(&pump.address).await;
+            tokio::time::sleep(Duration::from_millis(rng.below(15))).await;
+        }
         pump.kill_and_restart().await?;
-        if rng.percent(20) {
+        let mut left = AGAIN;
+        while left > 0 && rng.percent(40) {
+            left -= 1;
+            let recovery = RECOVERY_MS[usize::from(rng.percent(50))];
+            tokio::time::sleep(Duration::from_millis(rng.below(recovery))).await;
             pump.kill_and_restart().await?;
         }
     }
@@ -233,6 +288,10 @@ struct Writer {
 impl Writer {
     async fn run(mut self) -> Result<()> {
         while !self.world.over.load(Ordering::SeqCst) {
+            if self.world.paused.load(Ordering::SeqCst) {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
             self.transaction().await?;
             self.world.ended.fetch_add(1, Ordering::SeqCst);
         }
@@ -308,21 +367,6 @@ impl Writer {
     }
 }
 
-/// The rows of the transaction that began at `start_ts`: size and content follow from it.
-fn value(start_ts: u64) -> Vec<u8> {
-    let mut rng = Rng::new(start_ts);
-    let size = match rng.below(200) {
-        0 => 1_500_000,
-        1..=20 => 20_000,
-        _ => 100 + rng.below(3_000),
-    };
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < size {
-        bytes.extend(rng.next_u64().to_le_bytes());
-    }
-    bytes
-}
-
 fn signed(ts: u64) -> i64 {
     i64::try_from(ts).unwrap_or(i64::MAX)
 }
@@ -339,118 +383,5 @@ async fn read(address: String, cluster: ClusterId, world: Arc<World>, shown: Arc
             }
         }
         tokio::time::sleep(POLL).await;
-    }
-}
-
-/// All that a Pump serves up to the first item at or above `end`.
-async fn everything(address: &str, cluster: ClusterId, end: u64) -> Result<Items> {
-    let mut items = Items::new();
-    let mut stream = pump_client::open(address, cluster, CommitTs::ZERO, false).await?;
-    while items.last().is_none_or(|(ts, _)| *ts < end) {
-        let Ok(next) = tokio::time::timeout(STUCK, stream.next()).await else {
-            bail!("nothing was served for {STUCK:?} after {} items; the end is {end}", items.len());
-        };
-        let payload = next.context("the stream ended")??;
-        let binlog = Binlog::decode(payload.clone()).context("an item does not decode")?;
-        items.push((u64::try_from(binlog.commit_ts).unwrap_or(0), payload));
-    }
-    Ok(items)
-}
-
-/// What is wrong with a Pump's stream; `held`: transactions whose prewrite it acknowledged.
-fn compare(items: &Items, shown: &Items, committed: &BTreeMap<u64, u64>, held: &[u64]) -> Vec<String> {
-    let mut problems = Vec::new();
-    for pair in items.windows(2) {
-        if let [(a, _), (b, _)] = pair
-            && a >= b
-        {
-            problems.push(format!("{b} follows {a}"));
-        }
-    }
-    let mut served = BTreeMap::new();
-    for (commit_ts, payload) in items {
-        let Ok(binlog) = Binlog::decode(payload.clone()) else {
-            problems.push(format!("{commit_ts} does not decode"));
-            continue;
-        };
-        let start_ts = u64::try_from(binlog.start_ts).unwrap_or(0);
-        if start_ts == *commit_ts {
-            continue;
-        }
-        served.insert(start_ts, *commit_ts);
-        if committed.get(commit_ts) != Some(&start_ts) {
-            problems.push(format!("{start_ts} was served as committed at {commit_ts}, it was not"));
-        } else if binlog.prewrite_value.as_deref() != Some(value(start_ts).as_slice()) {
-            problems.push(format!("the rows of {start_ts} are not what was written"));
-        }
-    }
-    let truth: BTreeMap<u64, u64> = committed.iter().map(|(commit, start)| (*start, *commit)).collect();
-    let lost = held.iter().filter(|start| truth.contains_key(start) && !served.contains_key(start));
-    problems.extend(lost.map(|start| format!("{start} was acknowledged and committed, but is not served")));
-    let mut there = items.iter().map(|(ts, payload)| (ts, payload)).collect::<BTreeMap<_, _>>();
-    let mut last = 0;
-    for (ts, payload) in shown {
-        if *ts <= last {
-            problems.push(format!("the stream showed {ts} after {last}"));
-        }
-        match there.remove(ts) {
-            Some(now) if now == payload => {}
-            // Timestamps that only moved a watermark live in memory: no later stream need show them.
-            None if is_fake(payload) => {}
-            Some(_) => problems.push(format!("what was shown at {ts} has changed")),
-            None => problems.push(format!("what was shown at {ts} has vanished")),
-        }
-        // Nothing may turn up behind what was shown already.
-        let late = there.range(last.saturating_add(1).min(*ts)..*ts).map(|(ts, _)| **ts).collect::<Vec<_>>();
-        for late in late {
-            let is_fake = there.remove(&late).is_some_and(is_fake);
-            if !is_fake {
-                problems.push(format!("{late} is there, but the stream went from {last} to {ts} without it"));
-            }
-        }
-        last = *ts;
-    }
-    problems
-}
-
-fn is_fake(payload: &Bytes) -> bool {
-    Binlog::decode(payload.clone()).is_ok_and(|binlog| binlog.start_ts == binlog.commit_ts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn item(start: u64, commit: u64) -> (u64, Bytes) {
-        let rows = (start != commit).then(|| value(start).into());
-        let binlog = Binlog {
-            tp: 1,
-            start_ts: signed(start),
-            commit_ts: signed(commit),
-            prewrite_value: rows,
-            ..Binlog::default()
-        };
-        (commit, binlog.encode_to_vec().into())
-    }
-
-    #[test]
-    fn what_the_comparison_finds() {
-        let committed = BTreeMap::from([(10, 1), (20, 2), (30, 3)]);
-        let good = vec![item(1, 10), item(15, 15), item(2, 20), item(3, 30)];
-        let with = |items: Items, shown: Items| compare(&items, &shown, &committed, &[1, 2, 3, 9]).join("; ");
-        let fakes_differ = vec![item(1, 10), item(12, 12), item(2, 20)];
-        assert_eq!(with(good.clone(), fakes_differ), "");
-        for (what, items, shown, says) in [
-            ("lost", vec![item(1, 10), item(3, 30)], vec![], "2 was acknowledged"),
-            ("twice", vec![item(1, 10), item(1, 10), item(2, 20), item(3, 30)], vec![], "10 follows 10"),
-            ("invented", vec![item(1, 10), item(2, 20), item(9, 25), item(3, 30)], vec![], "9 was served"),
-            ("rows", vec![(10, item(1, 11).1), item(2, 20), item(3, 30)], vec![(10, item(1, 10).1)], "has changed"),
-            ("vanished", vec![item(2, 20), item(3, 30)], vec![item(1, 10)], "10 has vanished"),
-            ("late", good.clone(), vec![item(1, 10), item(3, 30)], "20 is there"),
-            ("back", good.clone(), vec![item(2, 20), item(1, 10)], "10 after 20"),
-        ] {
-            let problems = with(items, shown);
-            assert!(problems.contains(says), "{what}: {problems}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use binlog_standin::Standin;
 use binlog_standin::client::{Control, Gc, Lock};
 use binlog_standin::faults::Health;
 use binlog_standin::regions::Trouble;
-use binlog_tests::harness::{WorkDir, http_put};
+use binlog_tests::harness::{WorkDir, http_get, http_put};
 use bytes::Bytes;
 use prost::Message;
 use pump_common::{CONFIG, Client, Item, Node, PREWRITE, c, cluster, pull_until, r, tso, write};
@@ -193,6 +193,44 @@ async fn tikv_and_the_pump_come_and_go() {
     are(&served(&standin, &node).await, &[(&committed, commit_at), (&ordinary, ordinary_at)]);
     node.status_becomes("all is well", |own| own["undecided"] == 0 && verdicts(own)["outage"].is_null()).await;
     assert_eq!(node.lines("ERROR", ""), Vec::<String>::new());
+}
+
+/// `GET /debug/binlog/{ts}` shows what TiKV holds, and the binlog alone while TiKV is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_shows_what_tikv_knows() {
+    let work = WorkDir::new("look-up").unwrap();
+    let (standin, control, node) = start(&work).await;
+    let id = standin.shared.cluster_id();
+    let mut client = node.client();
+    let txn = Txn::begin(&standin);
+    txn.prewrite(&control, &mut client, id, 60_000).await;
+    let (start, key) = (txn.start_ts, String::from_utf8(txn.key.clone()).unwrap());
+    let look = async || http_get(&node.address, &format!("/debug/binlog/{start}")).await.unwrap();
+    let answer = look().await;
+    let (binlog, versions) = answer.split_once("\n\n GetMvccByEncodedKey: \n").expect("both parts");
+    assert!(binlog.starts_with(&format!("tp:Prewrite start_ts:{start} ")), "{binlog}");
+    assert!(binlog.contains("PrewriteValue: \n"), "{binlog}");
+    let lock = format!("info:<lock:<start_ts:{start} primary:\"{key}\" short_value:\"v\" ");
+    assert!(versions.starts_with(&lock), "{versions}");
+
+    let commit = txn.commit(&standin, &control).await;
+    let versions = format!(
+        "info:<writes:<start_ts:{start} commit_ts:{commit} short_value:\"v\" > values:<start_ts:{start} value:\"v\" > > "
+    );
+    assert_eq!(look().await, format!("{binlog}\n\n GetMvccByEncodedKey: \n{versions}"));
+
+    control.tikv(Health::Down).await.unwrap();
+    let answer = look().await;
+    let why = answer.strip_prefix(&format!("{binlog}\n\nGetMvccByEncodedKey failed: ")).expect(&answer);
+    assert!(why.contains("TiKV MvccGetByKey"), "{why}");
+    // A C names no key: there is nothing to ask, so nothing fails.
+    write(&mut client, id, c(start, commit)).await.unwrap();
+    are(&served(&standin, &node).await, &[(&txn, commit)]);
+    let answer = http_get(&node.address, &format!("/debug/binlog/{commit}")).await.unwrap();
+    let want = format!("tp:Commit start_ts:{start} commit_ts:{commit} ddl_job_id:0 ddl_schema_state:0 ");
+    assert_eq!(answer, want);
+    let rows = String::from_utf8(txn.rows.clone()).unwrap();
+    assert!(!node.log_text().contains(&rows) && !node.log_text().contains("short_value"), "rows stay out of the log");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

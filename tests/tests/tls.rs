@@ -1,5 +1,5 @@
-//! A whole cluster that speaks TLS only, with client certificates everywhere: PD (and its etcd), TiKV, Pumps, a Drainer, and TiDB on
-//! the Pump's port and on its unix socket.
+//! A whole cluster that speaks TLS only, with client certificates everywhere: PD (and its etcd), TiKV, Pumps, a Drainer, its downstream,
+//! and TiDB on the Pump's port and on its unix socket.
 
 #[path = "../../adapters/cluster/tests/certificates/mod.rs"]
 mod certificates;
@@ -29,11 +29,40 @@ const HOST: &[&str] = &["127.0.0.1"];
 /// Who may call a Pump.
 const ALLOWED: &[&str] = &["binlog", " tidb "];
 
-/// A Drainer with TLS; the harness's own asks for its status in the clear.
-fn drainer(work: &Path, standin: &Standin, recorded: &str, mariadb: &MariaDb, security: &str) -> Process {
+/// A MariaDB whose account `drainer` comes with a certificate; the harness's own comes in the clear.
+async fn downstream(work: &Path, files: &NodeFiles) -> MariaDb {
+    let flags = [("ca", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem")]
+        .map(|(flag, file)| format!("--ssl-{flag}={}", files.path(file)));
+    let mariadb = MariaDb::start_with(work, &flags).await.unwrap();
+    let mut conn = mariadb.connect().await.unwrap();
+    conn.query_drop("CREATE USER 'drainer'@'127.0.0.1' IDENTIFIED BY 'drainer' REQUIRE SUBJECT '/CN=to-mysql'")
+        .await
+        .unwrap();
+    conn.query_drop("GRANT ALL ON *.* TO 'drainer'@'127.0.0.1'").await.unwrap();
+    conn.disconnect().await.unwrap();
+    mariadb
+}
+
+/// A Drainer with TLS on both sides; the harness's own asks for its status in the clear.
+fn drainer(
+    work: &Path,
+    standin: &Standin,
+    recorded: &str,
+    mariadb: &MariaDb,
+    security: &str,
+    to: &NodeFiles,
+) -> Process {
     let address = format!("127.0.0.1:{}", free_port().unwrap());
     let config = drainer_config(recorded, &address, &standin.shared.pd_url, &work.join("drainer.data"), mariadb.port);
-    fs::write(work.join("drainer.toml"), config.unwrap() + "\n" + security).unwrap();
+    let mut config: toml::Table = toml::from_str(&config.unwrap()).unwrap();
+    let downstream = config["syncer"]["to"].as_table_mut().unwrap();
+    for key in ["user", "password"] {
+        downstream.insert(key.to_owned(), "drainer".into());
+    }
+    let files = [("ssl-ca", "ca.pem"), ("ssl-cert", "cert.pem"), ("ssl-key", "key.pem")];
+    let files: toml::Table = files.iter().map(|(key, file)| ((*key).to_owned(), to.path(file).into())).collect();
+    downstream.insert("security".to_owned(), files.into());
+    fs::write(work.join("drainer.toml"), toml::to_string(&config).unwrap() + "\n" + security).unwrap();
     let mut command = Command::new(binary("drainer").unwrap());
     command.args(["-node-id", "drainer-mysql", "-initial-commit-ts", "0", "-config"]).arg(work.join("drainer.toml"));
     command.arg("-log-file").arg(work.join("drainer.log"));
@@ -113,10 +142,13 @@ async fn a_capture_goes_through_a_cluster_with_tls_everywhere() {
     }
     standin.shared.tso().resume();
 
-    let mariadb = MariaDb::start(work.path()).await.unwrap();
+    // The downstream has an authority of its own.
+    let its = Authority::new("the downstream's CA");
+    let its_files = |name: &str, cn: &str| NodeFiles::new(&work.path().join(name), &its.pem(), &its.leaf(cn, HOST));
+    let mariadb = downstream(work.path(), &its_files("mariadb.tls", "mariadb")).await;
     let drainer_files = files("drainer.tls", "binlog");
-    let recorded = &capture.facts.drainer_config_mysql;
-    let mut drainer = drainer(work.path(), &standin, recorded, &mariadb, &drainer_files.toml(&["binlog"]));
+    let (recorded, to) = (&capture.facts.drainer_config_mysql, its_files("to.tls", "to-mysql"));
+    let mut drainer = drainer(work.path(), &standin, recorded, &mariadb, &drainer_files.toml(&["binlog"]), &to);
     let log = work.path().join("drainer.log");
     let deadline = Instant::now() + PATIENCE;
     while checkpoint(&mariadb).await < capture.largest_commit_ts() {

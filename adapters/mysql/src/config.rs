@@ -1,5 +1,6 @@
 //! What a sink needs to know (spec drainer 4.8, 6.3), checked once, and the SQL names that follow from it.
 
+use binlog_core::config::security::SecuritySettings;
 use binlog_core::ids::ClusterId;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,8 @@ pub struct MysqlConfig {
     pub sql_mode: Option<String>,
     /// Session variables of `[syncer.to.params]`, set last.
     pub params: BTreeMap<String, String>,
+    /// TLS; `None`: in the clear. The files are read for every connection, so that they are replaced without a restart.
+    pub security: Option<SecuritySettings>,
     pub connect_timeout: Duration,
     /// How long one answer may take before the connection counts as lost; never applied to a DDL.
     pub read_timeout: Duration,
@@ -54,6 +57,7 @@ impl MysqlConfig {
             group: group.into(),
             sql_mode: None,
             params: BTreeMap::new(),
+            security: None,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(300),
         }

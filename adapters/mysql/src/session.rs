@@ -5,12 +5,14 @@
 
 use crate::config::{DEFAULT_SQL_MODE, MysqlConfig, Names, literal, param_literal, quoted};
 use crate::error::{Class, Failure};
+use binlog_core::config::security::SecuritySettings;
 use binlog_core::sink::op::SinkError;
 use binlog_core::sink::sql::Dialect;
 use binlog_core::sink::value::SqlValue;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder, Params, Row, Value};
+use mysql_async::{ClientIdentity, Conn, OptsBuilder, Params, Row, SslOpts, Value};
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A connected and configured session.
@@ -66,6 +68,7 @@ impl Session {
             .user(Some(config.user.clone()))
             .pass(Some(config.password.clone()))
             .prefer_socket(false)
+            .ssl_opts(config.security.as_ref().map(tls))
             .client_found_rows(true)
             .stmt_cache_size(STATEMENT_CACHE)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
@@ -349,6 +352,17 @@ async fn timed<T>(
 
 fn positional(params: Vec<Value>) -> Params {
     if params.is_empty() { Params::Empty } else { Params::Positional(params) }
+}
+
+/// Only the configured CA counts, and the certificate must be for the host that is dialled. A server without TLS is refused
+/// before the password is sent.
+fn tls(files: &SecuritySettings) -> SslOpts {
+    let path = |path: &String| PathBuf::from(path).into();
+    let identity = files.identity.as_ref().map(|own| ClientIdentity::new(path(&own.cert), path(&own.key)));
+    SslOpts::default()
+        .with_root_certs(vec![PathBuf::from(&files.ca).into()])
+        .with_disable_built_in_roots(true)
+        .with_client_identity(identity)
 }
 
 fn connect_error(place: &str, error: mysql_async::Error) -> SinkError {

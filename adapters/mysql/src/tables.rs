@@ -96,11 +96,11 @@ impl Session {
     /// meanwhile is seen whole or not at all.
     pub(crate) async fn read_all(&mut self) -> Result<(Opened, Vec<UnfinishedDdl>), SinkError> {
         // A save of an earlier process whose COMMIT is still on its way holds the row. What it writes must be read here: coming
-        // later, it could call a state consistent to which we have applied more (C1).
-        self.query_drop("START TRANSACTION").await.map_err(|f| f.environment("START TRANSACTION"))?;
-        let waited = self.checkpoint_text(true).await;
-        self.rollback().await;
-        waited?;
+        // later, it could call a state consistent to which we have applied more (C1). TiDB's optimistic sessions take no lock before
+        // their COMMIT, so it is our COMMIT that counts there: that of a transaction which began before it fails from then on.
+        self.begin().await?;
+        let waited = self.checkpoint_text(true).await.map(drop);
+        self.finish(waited).await?;
         for statement in
             ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT"]
         {

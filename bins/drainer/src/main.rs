@@ -54,8 +54,10 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let node_id = node_id(&config)?;
     tracing::info!(?config, "configuration");
     let security = Security::load(config.security.as_ref())?;
+    // The MySQL client reads its files for each connection; here they are only tried.
+    Security::load(config.downstream.security.as_ref()).map_err(|e| anyhow::anyhow!("syncer.to.{e}"))?;
     for key in SecuritySettings::ignored(&settings) {
-        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because the ssl-ca beside it is not set");
     }
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot create data-dir {}", config.data_dir))?;
     // Listen first: a Pump that sees us online may notify us at once (spec drainer 7.2).
@@ -69,6 +71,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
         tls = security.is_tls(),
         data_dir = config.data_dir,
         downstream = format!("{}:{}", config.downstream.host, config.downstream.port),
+        downstream_tls = config.downstream.security.is_some(),
         "drainer starts"
     );
     let pd = tokio::select! {
@@ -165,6 +168,7 @@ fn mysql_config(config: &DrainerSettings, pd: &PdClient, node_id: &NodeId) -> My
     mysql.password.clone_from(&to.password);
     mysql.sql_mode.clone_from(&to.sql_mode);
     mysql.params.clone_from(&to.params);
+    mysql.security.clone_from(&to.security);
     mysql.database.clone_from(&to.checkpoint_schema);
     mysql
 }

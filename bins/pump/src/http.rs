@@ -7,7 +7,7 @@
 //! | `GET /health` | 200 while prewrites are accepted, else 503 with the reason |
 //! | `GET /drainers` | |
 //! | `PUT /state/{node}/{action}` | `pause`, `close`; ours: `cancel` takes a close back |
-//! | `GET /debug/binlog/{ts}` | one stored binlog as text |
+//! | `GET /debug/binlog/{ts}` | one stored binlog as text, with what TiKV knows about its primary key |
 //! | `POST /debug/gc/trigger` | begins a round of GC; what it does is in `pump.collector` of `/status` |
 //!
 //! `/metrics` is merged in by `main`. Failures of the original's routes are answered with 200 and say so inside, as the original does (trap T32).
@@ -20,7 +20,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use binlog_cluster::pd::PdClient;
 use binlog_cluster::registry::Registry;
-use binlog_core::binlog::text::describe;
+use binlog_cluster::tikv::TikvClient;
+use binlog_core::binlog::peek;
+use binlog_core::binlog::text::{describe, describe_versions};
 use binlog_core::ids::NodeId;
 use binlog_core::node::status::{NodeState, NodeStatus};
 use binlog_core::pump::input::{Action, Input};
@@ -39,6 +41,7 @@ pub struct Surface {
     pub node_id: NodeId,
     pub registry: Registry,
     pub pd: PdClient,
+    pub tikv: TikvClient,
     pub asker: StatusAsker,
     pub sender: Sender<Input, Request>,
 }
@@ -153,10 +156,20 @@ async fn binlog(surface: Surface, Path(ts): Path<String>) -> Response {
         return text(STOPPED.to_owned());
     }
     match answer.await {
-        Ok(Ok(payload)) => text(describe(&payload)),
+        Ok(Ok(payload)) => text(explain(&surface.tikv, &payload).await),
         Ok(Err(why)) => text(why),
         Err(_) => text(STOPPED.to_owned()),
     }
+}
+
+/// The binlog, and TiKV's answer about its primary key. The question is this caller's alone: the machine, which asks on its own
+/// behalf (rules 1), neither waits for it nor learns from it.
+async fn explain(tikv: &TikvClient, payload: &[u8]) -> String {
+    let mut out = describe(payload);
+    if let Some(key) = peek::prewrite_key(payload) {
+        out.push_str(&describe_versions(&tikv.mvcc_by_key(key).await));
+    }
+    out
 }
 
 /// The original's two lines. What the round does is in `/status`, under `pump.collector`.

@@ -69,7 +69,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     tracing::info!(?config, "configuration");
     let security = Security::load(config.security.as_ref())?;
     for key in SecuritySettings::ignored(&settings) {
-        tracing::warn!(key, "the configuration key has no effect: TLS is off, because security.ssl-ca is not set");
+        tracing::warn!(key, "the configuration key has no effect: TLS is off, because the ssl-ca beside it is not set");
     }
     let dir = Path::new(&config.data_dir);
     create_dir(dir)?;
@@ -137,10 +137,12 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
     let pushed = observer.clone();
     let pusher = push::start(config.push.as_ref(), node_id.as_str(), move || pushed.clone().text());
     let metrics = Router::new().route("/metrics", get(move || observer.clone().respond()));
+    let tikv = TikvClient::new(pd.clone());
     let router = http::router(http::Surface {
         node_id: node_id.clone(),
         registry: registry.clone(),
         pd: pd.clone(),
+        tikv: tikv.clone(),
         asker,
         sender: sender.clone(),
     })
@@ -171,7 +173,7 @@ async fn run(settings: Settings) -> anyhow::Result<u8> {
             }
             index_sender.complete(Input::IndexDone { op, result });
         })?,
-        tikv: TikvClient::new(pd.clone()),
+        tikv,
         pd,
         registry,
         takes_over: claimed.over,

@@ -123,7 +123,10 @@ pub const KEYS: &[Key] = &[
     Key::new("syncer.to.topic-name", "", Kind::Text, NotYet, ""),
     Key::new("syncer.to.oracle-service-name", "", Kind::Text, NotYet, ""),
     Key::new("syncer.to.oracle-connect-string", "", Kind::Text, NotYet, ""),
-    Key::new("syncer.to.security", "", Kind::Table, NotYet, ""),
+    Key::new("syncer.to.security.ssl-ca", "", Kind::Text, Honoured, ""),
+    Key::new("syncer.to.security.ssl-cert", "", Kind::Text, Honoured, ""),
+    Key::new("syncer.to.security.ssl-key", "", Kind::Text, Honoured, ""),
+    Key::new("syncer.to.security.cert-allowed-cn", "", Kind::TextList, Honoured, ""),
     Key::new("syncer.to.checkpoint.type", "", Kind::Text, NotYet, ""),
     Key::new("syncer.to.checkpoint.schema", "", Kind::Text, Honoured, ""),
     Key::new("syncer.to.checkpoint.table", "", Kind::Text, NotYet, ""),
@@ -157,6 +160,8 @@ pub struct Downstream {
     pub sql_mode: Option<String>,
     /// Session variables of `[syncer.to.params]`.
     pub params: BTreeMap<String, String>,
+    /// `None`: no TLS.
+    pub security: Option<SecuritySettings>,
     /// Database of the checkpoint and of our own tables.
     pub checkpoint_schema: String,
 }
@@ -169,6 +174,7 @@ impl std::fmt::Debug for Downstream {
             .field("user", &self.user)
             .field("sql_mode", &self.sql_mode)
             .field("params", &self.params)
+            .field("security", &self.security)
             .field("checkpoint_schema", &self.checkpoint_schema)
             .finish_non_exhaustive()
     }
@@ -322,6 +328,7 @@ fn downstream(s: &Settings, env: &MysqlEnvironment) -> Result<Downstream, Config
         password: text("syncer.to.password", &env.password, ""),
         sql_mode: s.text("syncer.sql-mode").map(str::to_owned),
         params,
+        security: SecuritySettings::of_downstream(s)?,
         checkpoint_schema: s.non_empty("syncer.to.checkpoint.schema").unwrap_or("tidb_binlog").to_owned(),
     })
 }

@@ -1,6 +1,8 @@
-//! `[security]`: TLS of a process with its peers, and `socket` (spec pump 6.2, 6.3; spec drainer 8.6).
+//! `[security]`: TLS of a process with its peers; `[syncer.to.security]`: of a Drainer with its downstream; and `socket` (spec
+//! pump 6.2, 6.3; spec drainer 8.6).
 //!
-//! Decides whether TLS is on (iff `ssl-ca` is set) and what must be set with it; the files are read by `binlog_cluster::tls`.
+//! Decides whether TLS is on (iff `ssl-ca` is set) and what must be set with it; the files are read by `binlog_cluster::tls`, and
+//! those for the downstream by the MySQL client.
 
 use super::settings::{ConfigError, Settings};
 use serde_json::Value;
@@ -9,8 +11,12 @@ const CA: &str = "security.ssl-ca";
 const CERT: &str = "security.ssl-cert";
 const KEY: &str = "security.ssl-key";
 const ALLOWED_CN: &str = "security.cert-allowed-cn";
+const TO_CA: &str = "syncer.to.security.ssl-ca";
+const TO_CERT: &str = "syncer.to.security.ssl-cert";
+const TO_KEY: &str = "syncer.to.security.ssl-key";
+const TO_ALLOWED_CN: &str = "syncer.to.security.cert-allowed-cn";
 
-/// TLS with every peer, on both sides.
+/// TLS with every peer on both sides, or with the downstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecuritySettings {
     /// PEM file with the roots that servers and clients are verified against.
@@ -49,17 +55,42 @@ impl SecuritySettings {
         }))
     }
 
-    /// Keys of `[security]` that are set but, as in the original, mean nothing because `ssl-ca` is not. A warning at start:
+    /// `[syncer.to.security]`: we are a client only, so the certificate is optional. `None`: no TLS with the downstream;
+    /// `[security]` says nothing about it.
+    ///
+    /// # Errors
+    /// One of the pair `ssl-cert`, `ssl-key` without the other; a list of names: the downstream's certificate is verified
+    /// against the CA and `syncer.to.host`, and to pass over a narrower wish in silence would be worse than a refusal.
+    pub fn of_downstream(s: &Settings) -> Result<Option<Self>, ConfigError> {
+        let Some(ca) = s.non_empty(TO_CA) else { return Ok(None) };
+        let lone = |set, missing| ConfigError::Other(format!("{missing} is not set: it belongs to {set}"));
+        let identity = match (s.non_empty(TO_CERT), s.non_empty(TO_KEY)) {
+            (Some(cert), Some(key)) => Some(IdentityFiles { cert: cert.to_owned(), key: key.to_owned() }),
+            (None, None) => None,
+            (Some(_), None) => return Err(lone(TO_CERT, TO_KEY)),
+            (None, Some(_)) => return Err(lone(TO_KEY, TO_CERT)),
+        };
+        if has_items(s, TO_ALLOWED_CN) {
+            let what = "not supported: the downstream's certificate is verified against ssl-ca and must be for syncer.to.host, \
+                        its name is not compared with a list; remove this key";
+            return Err(s.wrong(TO_ALLOWED_CN, what));
+        }
+        Ok(Some(Self { ca: ca.to_owned(), identity, allowed_cn: Vec::new() }))
+    }
+
+    /// Keys that are set but, as in the original, mean nothing because the `ssl-ca` beside them is not. A warning at start:
     /// whoever set them expects TLS.
     #[must_use]
     pub fn ignored(s: &Settings) -> Vec<&'static str> {
-        if s.non_empty(CA).is_some() {
-            return Vec::new();
-        }
-        let list = |key: &str| s.get(key).and_then(Value::as_array).is_some_and(|a| !a.is_empty());
-        let set = |key: &&str| s.non_empty(key).is_some() || list(key);
-        [CERT, KEY, ALLOWED_CN].into_iter().filter(set).collect()
+        let set = |key: &&str| s.non_empty(key).is_some() || has_items(s, key);
+        let without = |ca, others: [&'static str; 3]| others.into_iter().filter(move |_| s.non_empty(ca).is_none());
+        let own = without(CA, [CERT, KEY, ALLOWED_CN]);
+        own.chain(without(TO_CA, [TO_CERT, TO_KEY, TO_ALLOWED_CN])).filter(set).collect()
     }
+}
+
+fn has_items(s: &Settings, key: &str) -> bool {
+    s.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty())
 }
 
 fn allowed_cn(s: &Settings) -> Result<Vec<String>, ConfigError> {
@@ -179,5 +210,46 @@ mod tests {
                 (got, want) => panic!("{text:?}: {got:?}, expected {want:?}"),
             }
         }
+    }
+    #[test]
+    fn tls_to_the_downstream() {
+        let parse = |security: Value| {
+            let mut s = Settings::default();
+            let file = json!({"security": {"ssl-ca": "of the cluster"}, "syncer": {"to": {"security": security}}});
+            s.set_file(crate::config::drainer::KEYS, "drainer", "d.toml", &file).map_err(|e| e.to_string())?;
+            SecuritySettings::of_downstream(&s).map_err(|e| e.to_string())
+        };
+        let settings = |identity| SecuritySettings { ca: "a".into(), identity, allowed_cn: vec![] };
+        let identity = IdentityFiles { cert: "c".into(), key: "k".into() };
+        assert_eq!(parse(json!({})), Ok(None));
+        assert_eq!(parse(json!({"ssl-ca": "", "ssl-cert": "", "ssl-key": "", "cert-allowed-cn": []})), Ok(None));
+        assert_eq!(parse(json!({"ssl-ca": "a", "cert-allowed-cn": []})), Ok(Some(settings(None))));
+        let all = json!({"ssl-ca": "a", "ssl-cert": "c", "ssl-key": "k"});
+        assert_eq!(parse(all), Ok(Some(settings(Some(identity)))));
+        for (security, says) in [
+            (json!({"ssl-ca": "a", "ssl-cert": "c"}), "syncer.to.security.ssl-key is not set: it belongs to"),
+            (json!({"ssl-ca": "a", "ssl-key": "k"}), "syncer.to.security.ssl-cert is not set: it belongs to"),
+            (
+                json!({"ssl-ca": "a", "cert-allowed-cn": ["x"]}),
+                "syncer.to.security.cert-allowed-cn (configuration file)",
+            ),
+            (json!({"ssl-ca": 1}), "syncer.to.security.ssl-ca (configuration file): 1 is not a text"),
+            (json!({"ssl-cipher": "x"}), "unknown configuration options: syncer.to.security.ssl-cipher"),
+        ] {
+            let error = parse(security).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_on_the_downstream_is_told() {
+        let ignored = |security: Value| {
+            let mut s = Settings::default();
+            let file = json!({"syncer": {"to": {"security": security}}});
+            s.set_file(crate::config::drainer::KEYS, "drainer", "d.toml", &file).unwrap();
+            SecuritySettings::ignored(&s)
+        };
+        assert_eq!(ignored(json!({"ssl-key": "k", "cert-allowed-cn": ["x"]})), [TO_KEY, TO_ALLOWED_CN]);
+        assert!(ignored(json!({"ssl-ca": "a", "ssl-key": "k"})).is_empty());
     }
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 const HELP: &str = "storm pump [--rounds N] [--pumps N] [--writers N] [--seed S] [--keep]
 
 Real Pumps on this machine under load, killed with SIGKILL at random moments and started again. The writers are transactions as
-TiDB runs them, with a stand-in for PD and TiKV; some never send their commit, some die. At the end every Pump is pulled
-from the beginning: what it acknowledged is there exactly once, in commit order, with its rows.
+TiDB runs them, with a stand-in for PD and TiKV; some never send their commit, some die. GC goes on all the time, and a Pump
+that recovers may be killed again. At the end every Pump's stream, as its reader got it over all kills, is compared: what the
+Pump acknowledged was delivered exactly once, in commit order, with its rows, and what GC did not take is still there.
 
   --rounds N   kills, default 50
   --pumps N    1 to 16, default 2

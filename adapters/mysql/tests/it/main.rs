@@ -1,11 +1,14 @@
 //! The sink against a real MariaDB.
 
+#[path = "../../../cluster/tests/certificates/mod.rs"]
+mod certificates;
 mod ddl;
 mod keyless;
 mod open;
 mod progress;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod transactions;
 mod values;
 

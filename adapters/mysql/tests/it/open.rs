@@ -1,9 +1,10 @@
 //! Open: tables, rows of every generation of the original, edited rows, rights, settings.
 
 use crate::server;
-use crate::support::{apply, begin, open, recorded, save};
+use crate::support::{DEADLINE, apply, begin, open, recorded, save};
 use binlog_core::sink::op::{SinkError, SinkOp, SinkReply};
 use binlog_mysql::Dialect;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn first_start_creates_the_original_s_table() {
@@ -89,6 +90,39 @@ async fn state_is_believed_only_beside_the_row_that_we_wrote() {
     b.sql("DELETE FROM {db}_binlog.checkpoint").await;
     let opened = open(&mut sink).await;
     assert_eq!((opened.checkpoint, opened.state, opened.last_generation), (None, None, 2));
+}
+
+/// The last Save of a process that was killed may be complete but for its COMMIT, which is still on its way: whoever opens next
+/// waits for that session and reads what it left. Read before it, its checkpoint could call a state consistent to which the
+/// successor has applied more (C1).
+#[tokio::test]
+async fn opening_waits_for_a_save_whose_commit_is_on_its_way() {
+    for (end, after) in [("COMMIT", (102, vec![])), ("ROLLBACK", (100, vec![101, 102]))] {
+        let mut b = server().bench(&format!("open_zombie_{}", end.to_lowercase())).await;
+        b.begun().await.execute(apply(&[101, 102], vec![])).await.unwrap();
+        // What a Save sends, in its order.
+        b.sql("BEGIN").await;
+        for statement in [
+            "UPDATE {db}_binlog.checkpoint SET checkPoint = REPLACE(checkPoint, '100', '102') WHERE clusterID = 7",
+            "UPDATE {db}_binlog.drainer_state SET checkpoint_text = REPLACE(checkpoint_text, '100', '102')",
+            "DELETE FROM {db}_binlog.drainer_applied WHERE commit_ts IN (101, 102)",
+        ] {
+            b.sql(statement).await;
+        }
+        let mut successor = b.sink();
+        let opening = tokio::spawn(async move { open(&mut successor).await });
+        let waits = "SELECT 1 FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND INFO LIKE '%{db}_binlog%checkpoint%FOR UPDATE%'";
+        let until = Instant::now() + DEADLINE;
+        while b.rows(waits).await.is_empty() {
+            assert!(!opening.is_finished(), "{end}: it read beside the open transaction: {:?}", opening.await);
+            assert!(Instant::now() < until, "{end}: it neither waits nor ends");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        b.sql(end).await;
+        let opened = opening.await.unwrap();
+        assert_eq!(opened.state, Some(crate::support::state(1)), "{end}");
+        assert_eq!((opened.checkpoint.as_ref().unwrap().commit_ts.raw(), recorded(&opened)), after, "{end}");
+    }
 }
 
 #[tokio::test]

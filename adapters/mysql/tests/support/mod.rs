@@ -21,11 +21,16 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Server {
     pub port: u16,
     dir: PathBuf,
+    flags: Vec<String>,
     running: Mutex<(Child, u32)>,
 }
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(flags: &[String]) -> Self {
         let dir = tempfile::Builder::new().prefix("binlog-mysql-").tempdir().unwrap().keep();
         let made = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"])
@@ -39,8 +44,8 @@ impl Server {
             Err(e) => panic!("{INSTALL}; mariadb-install-db: {e}"),
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let running = Mutex::new(spawn(&dir, port));
-        Self { port, dir, running }
+        let running = Mutex::new(spawn(&dir, port, flags));
+        Self { port, dir, flags: flags.to_vec(), running }
     }
 
     /// SIGKILL.
@@ -57,7 +62,7 @@ impl Server {
         drop(running.0.stdin.take());
         let _ = running.0.wait();
         std::fs::remove_file(&keep).unwrap();
-        *running = spawn(&self.dir, self.port);
+        *running = spawn(&self.dir, self.port, &self.flags);
     }
 
     pub async fn conn(&self) -> Conn {
@@ -91,17 +96,19 @@ impl Server {
 }
 
 /// The watchdog kills the server and removes its directory when this process ends, however it ends.
-fn spawn(dir: &std::path::Path, port: u16) -> (Child, u32) {
-    let script = r#"mariadbd --no-defaults --user=root --datadir="$1/data" --socket="$1/s.sock" --pid-file="$1/pid" \
-        --bind-address=127.0.0.1 --port=$2 --log-error="$1/err.log" --skip-name-resolve --innodb-buffer-pool-size=64M \
+fn spawn(dir: &std::path::Path, port: u16, flags: &[String]) -> (Child, u32) {
+    let script = r#"dir=$1; port=$2; shift 2
+        mariadbd --no-defaults --user=root --datadir="$dir/data" --socket="$dir/s.sock" --pid-file="$dir/pid" \
+        --bind-address=127.0.0.1 --port=$port --log-error="$dir/err.log" --skip-name-resolve --innodb-buffer-pool-size=64M \
         --innodb-log-file-size=64M --performance-schema=OFF --innodb-flush-log-at-trx-commit=2 \
-        --innodb-lock-wait-timeout=60 >/dev/null 2>&1 </dev/null &
+        --innodb-lock-wait-timeout=60 "$@" >/dev/null 2>&1 </dev/null &
         server=$!; trap '' TERM INT HUP; echo $server; cat >/dev/null; kill -9 $server 2>/dev/null; wait $server 2>/dev/null
-        [ -e "$1/keep" ] || rm -rf "$1""#;
+        [ -e "$dir/keep" ] || rm -rf "$dir""#;
     let mut child = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(dir)
         .arg(port.to_string())
+        .args(flags)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
