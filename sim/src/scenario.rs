@@ -108,9 +108,10 @@ pub const ALL: &[Scenario] = &[
         what: "the disk is full, and a write falls short, in the middle of large records: read-only, and well after a restart",
         build: |plan| {
             plan.config.segment_bytes = 64 << 10;
-            load(plan, 100, 50, 40, 30_000);
+            plan.config.horizon_ms = 4_000;
+            load(plan, 100, 30, 110, 20_000);
             action(plan, 500, Kind::ShortWrite, 0, 1);
-            action(plan, 1_800, Kind::NoSpace, 300, 1);
+            action(plan, 2_000, Kind::NoSpace, 900, 1);
         },
         sees: &["action short-write", "action no-space"],
         never: &[],
@@ -336,7 +337,7 @@ pub const ALL: &[Scenario] = &[
             action(plan, 900, Kind::CutDrainer, 900, 1);
             action(plan, 1_200, Kind::PdJump, 5_000_000, 1);
         },
-        sees: &["action pd-jump", "gc record"],
+        sees: &["action pd-jump", "gc record that frees segments"],
         never: &["gc passes a drainer"],
     },
     Scenario {
