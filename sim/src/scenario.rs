@@ -246,8 +246,9 @@ pub const ALL: &[Scenario] = &[
         what: "the same while the registry cannot be read: said all the same",
         build: |plan| {
             plan.config.gc_age = 1;
-            (plan.config.gc_ms, plan.config.gc_interval_ms) = (200, 60);
+            (plan.config.gc_ms, plan.config.gc_interval_ms) = (600, 60);
             plan.config.segment_bytes = 32 << 10;
+            plan.config.heartbeat_ms = 100;
             load(plan, 50, 15, 180, 300);
             action(plan, 700, Kind::RegistryDown, 2_000, 1);
             action(plan, 800, Kind::CutDrainer, 1_700, 1);

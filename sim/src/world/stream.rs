@@ -98,9 +98,10 @@ impl World {
             // Everything but "what you hold" is refused below the GC point (hazard 1).
             stream.refused = last != 0 && last < floor;
         }
-        if drains && last == 0 && floor > 0 && self.plan.config.gc_age > 0 {
-            // It has no checkpoint yet, and gets what there is.
-            self.drainer.gap = true;
+        if drains && last == 0 && self.plan.config.gc_age > 0 {
+            // It has no checkpoint yet, and gets what there is: is something gone already?
+            let gone = self.allocated.range(..=floor).any(|(_, a)| a.commits && a.pump == node);
+            self.drainer.gap |= gone;
         }
         if self.pumps[node].watch.recovered && last > self.pumps[node].watch.published {
             self.note(|| "a stream asks beyond the watermark".to_owned());
