@@ -107,11 +107,12 @@ pub const ALL: &[Scenario] = &[
         covers: "R2",
         what: "the disk is full, and a write falls short, in the middle of large records: read-only, and well after a restart",
         build: |plan| {
-            plan.config.segment_bytes = 64 << 10;
+            // The first segment grows as it is written.
+            plan.config.segment_bytes = 1 << 20;
             plan.config.horizon_ms = 4_000;
             load(plan, 100, 30, 110, 20_000);
-            action(plan, 500, Kind::ShortWrite, 0, 1);
-            action(plan, 2_000, Kind::NoSpace, 900, 1);
+            action(plan, 200, Kind::NoSpace, 900, 1);
+            action(plan, 2_500, Kind::ShortWrite, 0, 1);
         },
         sees: &["action short-write", "action no-space"],
         never: &[],
