@@ -12,11 +12,13 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod dir;
+mod direct;
 pub mod identity;
 pub mod index_store;
 mod leveldb;
 pub mod log_files;
 pub mod original;
+mod slot_file;
 mod worker;
 
 use binlog_core::fault::IoFault;

@@ -7,18 +7,17 @@
 //! be durable. Each slot has one descriptor, kept from its first use on: an error of a sync is reported to the descriptor that wrote.
 
 use crate::dir::{DirError, create_dir, parent_of, sync_dir};
+use crate::direct::{self, Aligned, BLOCK};
 use crate::io_fault;
+use crate::slot_file::{Mode, SlotFile};
 use crate::worker::Worker;
 use binlog_core::fault::IoFault;
 use binlog_core::ids::{OpId, SlotId};
 use binlog_core::vlog::op::{LogOp, LogReply};
 use binlog_core::vlog::v1;
-use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -92,7 +91,20 @@ impl LogFiles {
             other => other.map_err(DirError::io("cannot sync directory", parent_of(data_dir)))?,
         }
         let done: LogDone = Arc::new(done);
-        let slots = Arc::new(Slots { dir: dir.clone(), originals: data_dir.join(ORIGINALS), open: Mutex::default() });
+        let direct = direct::works(&dir);
+        match &direct {
+            Ok(()) => tracing::info!(dir = %dir.display(), "the log is written past the page cache"),
+            Err(error) => {
+                tracing::info!(dir = %dir.display(), "the log is written through the page cache, because direct writes fail here: {error}");
+            }
+        }
+        let slots = Arc::new(Slots {
+            dir: dir.clone(),
+            originals: data_dir.join(ORIGINALS),
+            direct: direct.is_ok(),
+            open: Mutex::default(),
+            buffer: Mutex::new(Aligned::new(BUFFER)),
+        });
         let spawn = |name: &str| {
             let (slots, done, observer) = (Arc::clone(&slots), Arc::clone(&done), Arc::clone(&observer));
             let work = move |(op, request): (OpId, LogOp)| {
@@ -129,7 +141,11 @@ struct Slots {
     dir: PathBuf,
     /// Where the original's value logs are, if any.
     originals: PathBuf,
-    open: Mutex<BTreeMap<SlotId, Arc<File>>>,
+    /// Whole blocks are written past the page cache.
+    direct: bool,
+    open: Mutex<BTreeMap<SlotId, Arc<SlotFile>>>,
+    /// Of the one thread that writes.
+    buffer: Mutex<Aligned>,
 }
 
 impl Slots {
@@ -139,7 +155,10 @@ impl Slots {
             LogOp::Create { slot } => self.create(slot).map(|()| LogReply::Created),
             LogOp::Write { slot, offset, parts } => {
                 let file = self.file(slot)?;
-                write_all_at(&file, offset, &parts).map_err(|e| io_fault("write to", &self.path(slot), &e))?;
+                let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+                buffer.clear();
+                let written = file.write(offset, &parts, &mut buffer);
+                written.map_err(|e| io_fault("write to", &self.path(slot), &e))?;
                 Ok(LogReply::Written)
             }
             LogOp::Sync { slot } => {
@@ -149,12 +168,12 @@ impl Slots {
             }
             LogOp::Read { slot, offset, len } => {
                 let file = self.file(slot)?;
-                let data = read_at(&file, offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
+                let data = file.read(offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
                 Ok(LogReply::Data(data))
             }
             LogOp::Fill { slot, offset, len } => {
                 let file = self.file(slot)?;
-                let fill = || fill(&file, offset, len).and_then(|()| file.sync_data());
+                let fill = || file.fill(offset, len).and_then(|()| file.sync_data());
                 fill().map_err(|e| io_fault("filling of", &self.path(slot), &e))?;
                 Ok(LogReply::Filled)
             }
@@ -189,8 +208,8 @@ impl Slots {
 
     fn create(&self, slot: SlotId) -> Result<(), IoFault> {
         let path = self.path(slot);
-        let create = || -> io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let create = || -> io::Result<SlotFile> {
+            let file = SlotFile::open(&path, Mode::Create, self.direct)?;
             file.sync_all()?;
             sync_dir(&self.dir)?;
             Ok(file)
@@ -210,14 +229,15 @@ impl Slots {
         remove().map_err(|e| io_fault("removal of", &path, &e))
     }
 
-    fn file(&self, slot: SlotId) -> Result<Arc<File>, IoFault> {
+    fn file(&self, slot: SlotId) -> Result<Arc<SlotFile>, IoFault> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&slot) {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
         // What the original wrote is never written to: the descriptor could not.
-        let file = OpenOptions::new().read(true).write(v1::file_of(slot).is_none()).open(&path);
+        let mode = if v1::file_of(slot).is_some() { Mode::ReadOnly } else { Mode::ReadWrite };
+        let file = SlotFile::open(&path, mode, self.direct);
         let file = Arc::new(file.map_err(|e| io_fault("open of", &path, &e))?);
         open.insert(slot, Arc::clone(&file));
         Ok(file)
@@ -236,78 +256,6 @@ fn name(slot: SlotId) -> String {
     format!("{:06}.slot", slot.raw())
 }
 
-/// Writes all parts, concatenated, at `offset`; as few system calls as the kernel allows.
-fn write_all_at(file: &File, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
-    let mut rest: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).filter(|part: &&[u8]| !part.is_empty()).rev().collect();
-    while !rest.is_empty() {
-        let written = match write_vectored_at(file, offset, &rest) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            other => other?,
-        };
-        offset += written as u64;
-        let mut left = written;
-        while left > 0 {
-            let Some(part) = rest.pop() else { break };
-            match part.get(left..) {
-                Some([]) => left = 0,
-                Some(tail) => {
-                    rest.push(tail);
-                    left = 0;
-                }
-                None => left -= part.len(),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Writes zeros in pieces of [`ZEROS`].
-fn fill(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < len {
-        let piece = usize::try_from(len - done).unwrap_or(usize::MAX).min(ZEROS.len());
-        file.write_all_at(ZEROS.get(..piece).unwrap_or_default(), offset.saturating_add(done))?;
-        done += piece as u64;
-    }
-    Ok(())
-}
-
-/// One `pwritev` of the last [`MAX_PARTS`] elements of `rest`, last first.
-#[allow(unsafe_code)]
-fn write_vectored_at(file: &File, offset: u64, rest: &[&[u8]]) -> io::Result<usize> {
-    let vectors: Vec<libc::iovec> = rest
-        .iter()
-        .rev()
-        .take(MAX_PARTS)
-        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
-        .collect();
-    let count = libc::c_int::try_from(vectors.len()).map_err(|_| ErrorKind::InvalidInput)?;
-    let offset = libc::off_t::try_from(offset).map_err(|_| ErrorKind::FileTooLarge)?;
-    // SAFETY: `vectors` holds `count` elements that point to live slices; pwritev only reads from them; the descriptor is open.
-    let written = unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), count, offset) };
-    usize::try_from(written).map_err(|_| io::Error::last_os_error())
-}
-
-/// Up to `len` bytes at `offset`; memory only for what the file has.
-fn read_at(file: &File, offset: u64, len: u64) -> io::Result<Bytes> {
-    let there = file.metadata()?.len().saturating_sub(offset).min(len);
-    let mut data = vec![0; usize::try_from(there).map_err(|_| ErrorKind::OutOfMemory)?];
-    let mut filled = 0;
-    while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    data.truncate(filled);
-    Ok(data.into())
-}
-
-/// One write of a filling.
-static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
-
-/// `IOV_MAX` on Linux.
-const MAX_PARTS: usize = 1024;
+/// Where a batch is put together for a write past the page cache: most batches are written at once, and it stays in the cache of the
+/// processor.
+const BUFFER: usize = 256 * BLOCK;

@@ -138,6 +138,21 @@ pub const ROWS: &[Row] = &[
     Row::counter("binlog_pump_log_slots_filled_total", "/collector/slots/filled", "Files filled with zeros."),
     Row::counter("binlog_pump_segments_freed_total", "/collector/slots/freed", "Segments that GC freed."),
     Row::counter("binlog_pump_log_slots_reused_total", "/collector/slots/reused", "Files of the log used once more."),
+    Row::counter(
+        "binlog_pump_scrub_bytes_total",
+        "/scrub/bytes",
+        "Bytes of history that were read again in the background.",
+    ),
+    Row::counter(
+        "binlog_pump_scrub_passes_total",
+        "/scrub/passes",
+        "Times that all complete segments were read again.",
+    ),
+    Row::counter(
+        "binlog_pump_scrub_bad_segments_total",
+        "/scrub/bad_segments",
+        "Segments that did not verify, or could not be read, when they were read again.",
+    ),
     // Ours: GC.
     Row::counter("binlog_pump_gc_rounds_total", "/collector/rounds", "Rounds of GC."),
     Row::gauge("binlog_pump_gc_held", "/collector/held_by", Flag, "1 while a Drainer holds GC back."),

@@ -8,7 +8,7 @@ use super::key;
 use super::ledger::{Fact, Folded, Ledger, Lookup, View};
 use super::op::{Change, IndexOp};
 use super::segments::{self, Segments};
-use super::value::{CommitValue, StartValue, encode_ptr, encode_u64};
+use super::value::{CommitValue, StartValue, encode_named, encode_ptr, encode_u64};
 use crate::fault::Fault;
 use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use crate::sorter::Place;
@@ -411,6 +411,7 @@ impl Indexer {
         }
         if end != LogPtr::default() {
             changes.push(put(key::META_INDEXED_END, encode_ptr(end)));
+            changes.push(put(key::META_NAMED, encode_named(ledger.named.highest(), end)));
         }
         changes.push(put(key::META_WATERMARK, encode_u64(view.logged.raw())));
         let rotated = self.indexed_end != LogPtr::default() && end.segment != self.indexed_end.segment;

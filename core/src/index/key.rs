@@ -18,6 +18,8 @@ pub const META_FORMAT: &[u8] = b"meta/format";
 pub const META_NODE: &[u8] = b"meta/node";
 /// Everything below this position of the log is indexed.
 pub const META_INDEXED_END: &[u8] = b"meta/indexed_end";
+/// The highest start_ts that a record below `indexed_end` names, or more, and that `indexed_end`.
+pub const META_NAMED: &[u8] = b"meta/named";
 /// `indexed_end` at the start of a flush that completed: a fact of the past, so it never claims too much.
 pub const META_FLUSHED_END: &[u8] = b"meta/flushed_end";
 /// The logged watermark (rules 4).

@@ -6,6 +6,7 @@
 //! a hint to ask TiKV at once and decides nothing ([`crate::pump::resolve`]).
 
 use super::key;
+use super::named::Named;
 use super::op::Change;
 use super::segments::Joined;
 use super::value::{CommitValue, Digest, Span, StartValue, encode_undecided};
@@ -107,6 +108,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub struct Ledger {
     txns: BTreeMap<StartTs, Txn>,
+    pub named: Named,
     pub counters: Counters,
 }
 
@@ -197,10 +199,13 @@ impl Ledger {
             if !names_transaction(fact.kind) {
                 continue;
             }
+            let first = self.named.is_first(fact.start_ts);
             let Some(txn) = self.txns.get_mut(&fact.start_ts) else { continue };
             if !txn.lookup && matches!(txn.state, State::Unknown) {
                 txn.lookup = true;
-                out.push(Lookup::Start(fact.start_ts));
+                if !first {
+                    out.push(Lookup::Start(fact.start_ts));
+                }
             }
             let is_commit = matches!(fact.kind, RecordKind::Commit | RecordKind::VerdictCommit);
             let settled = !matches!(txn.state, State::Unknown | State::Hinted | State::Decided { .. });

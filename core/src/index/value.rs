@@ -210,6 +210,20 @@ pub fn decode_ptr(what: &'static str, raw: &[u8]) -> Result<LogPtr, ValueError> 
     parse().ok_or_else(|| error(what, raw))
 }
 
+/// Value of `meta/named`: it counts only while `meta/indexed_end` is the one that it was written with.
+#[must_use]
+pub fn encode_named(highest: StartTs, indexed_end: LogPtr) -> Bytes {
+    let mut out = BytesMut::with_capacity(24);
+    out.put_u64(highest.raw());
+    out.put_slice(&encode_ptr(indexed_end));
+    out.freeze()
+}
+
+pub fn decode_named(raw: &[u8]) -> Result<(StartTs, LogPtr), ValueError> {
+    let (highest, end) = raw.split_first_chunk().ok_or_else(|| error("meta/named", raw))?;
+    Ok((StartTs::new(u64::from_be_bytes(*highest)), decode_ptr("meta/named", end)?))
+}
+
 pub fn decode_commit_ts(what: &'static str, raw: &[u8]) -> Result<CommitTs, ValueError> {
     decode_u64(what, raw).map(CommitTs::new)
 }

@@ -87,6 +87,8 @@ pub struct Pump {
     pub(super) tso: Option<(Tso, MonoTime)>,
     /// End of what the operating system has.
     pub(super) written_end: LogPtr,
+    /// When the last batch was sealed.
+    sealed_at: MonoTime,
     /// Why nothing can be stored any more.
     pub(super) read_only: Option<String>,
     /// The index holds something that cannot be understood: nothing is indexed any more.
@@ -139,6 +141,7 @@ impl Pump {
             max_ts: CommitTs::ZERO,
             tso: None,
             written_end: LogPtr::default(),
+            sealed_at: MonoTime::ZERO,
             read_only: None,
             index_damaged: false,
             index_outage: false,
@@ -311,6 +314,12 @@ impl Pump {
             LogEvent::Read { token, result } => {
                 self.inspect_read(token, &result);
             }
+            // What is written from now on is not touched by it; a stream that comes there is told again.
+            LogEvent::Rotten(fault) => {
+                if !self.out.repeat_fault(&fault) {
+                    self.out.fault(fault);
+                }
+            }
             LogEvent::ReadOnly(fault) => self.on_read_only(fault),
         }
     }
@@ -446,6 +455,7 @@ impl Pump {
     /// Asks every part for what it can do now.
     fn settle(&mut self) {
         self.release_segments();
+        self.advance_filling();
         self.advance_import();
         self.settle_indexer();
         self.pull.advance(self.sorter.watermark(), &mut self.log, &mut self.out);
@@ -453,6 +463,26 @@ impl Pump {
         self.advance_verdicts();
         self.advance_demand();
         self.answer_actions();
+    }
+
+    /// Zeros are written ahead of time only after a pause: in the short gaps of a busy log they would hold up its next batch.
+    fn advance_filling(&mut self) {
+        if !self.log.wants_filling() {
+            return;
+        }
+        let due = self.sealed_at.plus_millis(FILL_PAUSE_MS);
+        if due <= self.now {
+            self.log.fill(&mut self.out.log_ops());
+        } else {
+            self.timers.set(Timer::Fill, due);
+        }
+    }
+
+    /// One piece; then the next after a while, and all again a day later.
+    fn on_scrub_timer(&mut self) {
+        let more = self.log.scrub(&mut self.out.log_ops());
+        let pause = if more { SCRUB_PIECE_MS } else { SCRUB_PASS_MS };
+        self.timers.set(Timer::Scrub, self.now.plus_millis(pause));
     }
 
     pub(super) fn settle_indexer(&mut self) {
@@ -519,7 +549,8 @@ impl Pump {
                 Timer::Notify => self.notify(),
                 Timer::StopLimit => self.on_stop_limit(),
                 // `settle` asks.
-                Timer::Demand => {}
+                Timer::Demand | Timer::Fill => {}
+                Timer::Scrub => self.on_scrub_timer(),
                 Timer::Closing => self.on_closing_timer(),
                 Timer::Gc => self.on_gc_timer(),
                 Timer::Verdict => self.on_verdict_timer(),
@@ -641,6 +672,7 @@ impl Machine for Pump {
             // It may have asked for the next segment, which has to be made first.
             return self.out.poll();
         };
+        self.sealed_at = self.now;
         self.pull.tail.push(&sealed);
         let facts = self.unsynced.seal(&sealed);
         let request = self.indexer.push(&mut self.ledger, Some(sealed.seq), facts, sealed.end, false);
@@ -678,5 +710,11 @@ const UNINDEXED_BYTES: u64 = 512 << 20;
 const MAX_TRANSACTIONS: usize = 1 << 20;
 /// Streams that wait for the start.
 const MAX_PARKED: usize = 64;
+/// How long nothing was written before slots are filled with zeros (rules 2): several syncs of a slow disk.
+const FILL_PAUSE_MS: u64 = 50;
+/// The scrub reads one MiB in this time: a hundred GB a day, and less than a hundredth of what a disk does.
+const SCRUB_PIECE_MS: u64 = 1000;
+/// Between the end of one scrub and the next.
+const SCRUB_PASS_MS: u64 = 24 * 3600 * 1000;
 /// The original's interval between attempts at the index.
 const INDEX_RETRY_MS: u64 = 1000;

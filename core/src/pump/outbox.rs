@@ -116,6 +116,10 @@ pub enum Timer {
     Gc,
     Verdict,
     HoldGc,
+    /// Zeros may be written ahead of time.
+    Fill,
+    /// The next piece of the log is read again.
+    Scrub,
 }
 
 #[derive(Debug, Default)]

@@ -4,17 +4,18 @@
 use super::effect::{Effect, Level};
 use super::machine::Pump;
 use super::original::Import;
-use super::outbox::Waiting;
+use super::outbox::{Timer, Waiting};
 use crate::binlog::peek::peek;
 use crate::canary::{self, Canary};
 use crate::fault::{Fault, Reject};
 use crate::ids::{CommitTs, LogPtr, SegmentId, StartTs};
 use crate::index::key;
 use crate::index::ledger::{Fact, batch_end};
+use crate::index::named::Named;
 use crate::index::op::{Change, IndexOp, IndexReply};
 use crate::index::segments::SegmentFacts;
 use crate::index::value::{
-    CommitValue, Digest, FORMAT, Span, StartValue, decode_ptr, decode_u64, decode_undecided, encode_u64,
+    CommitValue, Digest, FORMAT, Span, StartValue, decode_named, decode_ptr, decode_u64, decode_undecided, encode_u64,
 };
 use crate::sorter::Sorter;
 use crate::vlog::log::{IndexClaims, Placed};
@@ -126,8 +127,21 @@ impl Pump {
     }
 
     fn take_meta(&mut self, values: &[Option<Bytes>]) -> Result<(), String> {
-        let [format, node, indexed, flushed, watermark, gc, frozen, notify, gc_needed, closing, original, decided] =
-            values
+        let [
+            format,
+            node,
+            indexed,
+            named,
+            flushed,
+            watermark,
+            gc,
+            frozen,
+            notify,
+            gc_needed,
+            closing,
+            original,
+            decided,
+        ] = values
         else {
             return Err(format!("asked for {} meta keys, {} values came back", META.len(), values.len()));
         };
@@ -156,6 +170,12 @@ impl Pump {
         let watermark = CommitTs::new(number("meta/watermark", watermark)?.unwrap_or(0));
         self.gc = CommitTs::new(number("meta/gc", gc)?.unwrap_or(0));
         self.index_is_new = format.is_none();
+        let named = named.as_ref().map(|raw| decode_named(raw)).transpose().map_err(|e| e.to_string())?;
+        self.ledger.named = match (claims.indexed_end, named) {
+            (None, _) => Named::above(StartTs::ZERO),
+            (Some(end), Some((highest, at))) if at == end => Named::above(highest),
+            (Some(_), _) => Named::default(),
+        };
         let original = ptr("meta/original", original)?;
         self.take_over.loaded(original, ptr("meta/original_decided", decided)?);
         self.life.loaded(gc_needed.is_some(), notify.is_some(), closing.is_some());
@@ -336,6 +356,7 @@ impl Pump {
         }
         self.end_of_tail();
         self.log_the_originals_word();
+        self.timers.set(Timer::Scrub, self.now.plus_millis(FIRST_SCRUB_MS));
     }
 
     /// The log's own word on GC: the index may have lost its latest batches.
@@ -417,10 +438,11 @@ fn scan((from, to): (Bytes, Bytes)) -> IndexOp {
     IndexOp::Scan { from, to, limit: CHUNK }
 }
 
-const META: [&[u8]; 12] = [
+const META: [&[u8]; 13] = [
     key::META_FORMAT,
     key::META_NODE,
     key::META_INDEXED_END,
+    key::META_NAMED,
     key::META_FLUSHED_END,
     key::META_WATERMARK,
     key::META_GC,
@@ -434,3 +456,5 @@ const META: [&[u8]; 12] = [
 
 /// Entries per request while loading.
 const CHUNK: usize = 1024;
+/// The scrub begins when the start is long over.
+const FIRST_SCRUB_MS: u64 = 60_000;

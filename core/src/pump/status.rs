@@ -11,6 +11,7 @@ use crate::ids::{CommitTs, LogPtr, StartTs};
 use crate::index::ledger::Counters;
 use crate::node::status::NodeState;
 use crate::time::Tso;
+use crate::vlog::scrub::ScrubCounters;
 use serde::Serialize;
 
 /// Positions are different words for different things (design 6): accepted, written, durable, indexed, published.
@@ -57,6 +58,8 @@ pub struct PumpStatus {
     pub space_writable: bool,
     pub space: SpaceStatus,
     pub collector: GcStatus,
+    /// History that was read again in the background.
+    pub scrub: ScrubCounters,
     pub read_only: Option<String>,
     /// Value logs of the original that were taken over.
     pub original: OriginalStatus,
@@ -199,6 +202,7 @@ impl Pump {
             space_writable: self.space.writable,
             space: self.space.status(),
             collector: self.gc_status(),
+            scrub: self.log.scrubbed(),
             read_only: self.read_only.clone(),
             original: self.take_over.status,
             counters: self.ledger.counters,

@@ -3,7 +3,7 @@
 //! Owns nothing on disk: it emits operations of the log-file port and is fed with their completions. Keeps true: what was
 //! reported as `Durable` or `Tail` is found by every later recovery; nothing else is ever handed out by a read.
 //! The parts: `format` (bytes), `batch`, `scan` (reading in order), `segment` (flush, preparation of a slot), `writer` (staging,
-//! group commit, rotation), `recovery` and `decide`, `read`. This file routes between them and keeps the fault state.
+//! group commit, rotation), `recovery` and `decide`, `read`, `scrub`. This file routes between them and keeps the fault state.
 
 use super::format::Owner;
 use super::op::{LogOp, LogReply};
@@ -11,6 +11,7 @@ pub use super::read::Run;
 use super::read::{OriginalPlace, Reads};
 use super::record::{Record, RecordKind};
 use super::recovery::{Before, Progress, Recovery};
+use super::scrub::{Scrub, ScrubCounters};
 use super::segment::Salts;
 use super::spare::SlotCounters;
 use super::v1;
@@ -87,6 +88,8 @@ pub enum LogEvent {
     Read { token: u64, result: Result<Record, Fault> },
     /// Answer to `Log::read_run`; the error names its beginning.
     Run { token: u64, result: Result<Run, Fault> },
+    /// The scrub found durable bytes that do not verify, or cannot be read. Nothing else changes: who reads them is told again.
+    Rotten(Fault),
     /// The log takes no more writes; reads go on where they can.
     ReadOnly(Fault),
 }
@@ -113,6 +116,7 @@ pub struct Log {
     state: State,
     fault: Option<Fault>,
     reads: Reads,
+    scrub: Scrub,
     durable_end: LogPtr,
     /// Segments up to this one are the original's files, or were.
     floor: SegmentId,
@@ -135,6 +139,7 @@ impl Log {
             state: State::Closed,
             fault: None,
             reads: Reads::default(),
+            scrub: Scrub::default(),
             durable_end: LogPtr::default(),
             floor: SegmentId::ZERO,
         }
@@ -221,7 +226,7 @@ impl Log {
         events: &mut Vec<LogEvent>,
         ops: &mut LogOps<'_>,
     ) -> bool {
-        if self.reads.handle(op, &result, events) {
+        if self.reads.handle(op, &result, events) || self.scrub.handle(op, &result, events) {
             return true;
         }
         if self.fault.is_some() {
@@ -308,7 +313,7 @@ impl Log {
         let goal = below.min(writer.active().seal.segment);
         let logged = goal <= writer.gc().1 || canary::is(Canary::RecycleBeforeGcRecord);
         assert!(logged, "segments are freed only when that is durable in the log");
-        let held = self.reads.lowest_in_use().unwrap_or(SegmentId::MAX);
+        let held = self.reads.lowest_in_use().into_iter().chain(self.scrub.in_use()).min().unwrap_or(SegmentId::MAX);
         let kept = self.reads.segments.split_off(&goal.min(held));
         let freed = std::mem::replace(&mut self.reads.segments, kept);
         let kept = self.reads.originals.split_off(&goal.min(held));
@@ -324,6 +329,34 @@ impl Log {
         writer.spare.trim(keep, ops);
         writer.prepare_early(ops);
         held >= goal
+    }
+
+    /// Whether [`Self::fill`] has something to do; `false` while something waits to be written.
+    #[must_use]
+    pub fn wants_filling(&self) -> bool {
+        matches!(&self.state, State::Open(writer) if self.fault.is_none() && writer.wants_filling())
+    }
+
+    /// Writes zeros to a slot ahead of time, the next piece; the owner knows when the disk has nothing better to do (rules 2).
+    pub fn fill(&mut self, ops: &mut LogOps<'_>) {
+        if !self.wants_filling() {
+            return;
+        }
+        if let State::Open(writer) = &mut self.state {
+            writer.fill(ops);
+        }
+    }
+
+    /// Reads the next piece of what is durable once more, to see whether it verifies; the owner sets the pace. `false`: all was read,
+    /// the next call begins anew. What is found comes as [`LogEvent::Rotten`].
+    pub fn scrub(&mut self, ops: &mut LogOps<'_>) -> bool {
+        let State::Open(writer) = &self.state else { return false };
+        self.scrub.advance(&self.reads.segments, writer.active().seal.segment, ops)
+    }
+
+    #[must_use]
+    pub fn scrubbed(&self) -> ScrubCounters {
+        self.scrub.counters
     }
 
     /// Bytes on disk that stand ready for the next segments.

@@ -9,6 +9,7 @@ mod read;
 pub mod record;
 mod recovery;
 mod scan;
+pub mod scrub;
 mod segment;
 pub mod spare;
 pub mod v1;
@@ -16,6 +17,8 @@ mod writer;
 
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod scrub_tests;
 #[cfg(test)]
 mod testdisk;
 #[cfg(test)]

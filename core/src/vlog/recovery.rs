@@ -69,7 +69,8 @@ enum Phase {
     Verify {
         at: usize,
         scanner: Scanner,
-        seq: BatchSeq,
+        /// Of the next batch; `None` where reading began in the middle.
+        seq: Option<BatchSeq>,
     },
     Prepare(Preparing),
     Copy(Flush),
@@ -109,6 +110,15 @@ struct Link {
     end: u64,
     first_seq: BatchSeq,
     last_seq: BatchSeq,
+}
+
+impl Link {
+    /// Reads what lies behind `claim`, where that lies in this segment.
+    fn from(&self, claim: LogPtr) -> Scanner {
+        let within = claim.segment == self.seal.segment && claim.offset.is_multiple_of(BLOCK);
+        let begin = if within { claim.offset.clamp(FIRST_BATCH, self.end) } else { FIRST_BATCH };
+        Scanner::new(self.seal, self.slot, begin, self.end)
+    }
 }
 
 /// The segment with which the log goes on.
@@ -515,8 +525,9 @@ impl Recovery {
         let flushed = self.claims.flushed_end.unwrap_or_default();
         while let Some(link) = self.chain.get(at).copied() {
             if (LogPtr { segment: link.seal.segment, offset: link.end }) > flushed {
-                let scanner = Scanner::new(link.seal, link.slot, FIRST_BATCH, link.end);
-                self.phase = Phase::Verify { at, scanner, seq: link.first_seq };
+                let scanner = link.from(flushed);
+                let seq = (!scanner.began_within()).then_some(link.first_seq);
+                self.phase = Phase::Verify { at, scanner, seq };
                 return self.verify(events, ops);
             }
             at += 1;
@@ -530,15 +541,23 @@ impl Recovery {
             let id = scanner.seal.segment;
             match scanner.step() {
                 Step::Need(need) => return Ok(self.read(need, ops)),
-                Step::Batch(batch) if batch.seq != *seq => {
-                    return Err(wrong_sequence(id, batch.offset, batch.seq, *seq));
+                Step::Batch(batch) => match *seq {
+                    Some(expected) if batch.seq != expected => {
+                        return Err(wrong_sequence(id, batch.offset, batch.seq, expected));
+                    }
+                    _ => *seq = Some(BatchSeq(batch.seq.0 + 1)),
+                },
+                Step::Invalid { at: bad, why, .. } => {
+                    if !scanner.restart(bad) {
+                        return Err(damaged(id, bad, why.to_owned()));
+                    }
+                    *seq = self.chain.get(*at).map(|link| link.first_seq);
                 }
-                Step::Batch(_) => seq.0 += 1,
-                Step::Invalid { at, why, .. } => return Err(damaged(id, at, why.to_owned())),
                 Step::End => {
                     let (at, seq) = (*at, *seq);
-                    let link = self.chain.get(at).copied();
-                    if let Some(link) = link.filter(|link| link.last_seq.0 + 1 != seq.0) {
+                    if let (Some(link), Some(seq)) = (self.chain.get(at), seq)
+                        && link.last_seq.0 + 1 != seq.0
+                    {
                         return Err(wrong_sequence(id, link.end, BatchSeq(seq.0 - 1), link.last_seq));
                     }
                     return self.next_link(at + 1, events, ops);
@@ -661,7 +680,7 @@ impl Recovery {
             let Phase::Emit { rest, scanner } = &mut self.phase else { return Ok(Progress::Going) };
             let Some(current) = scanner else {
                 match rest.pop_front() {
-                    Some(link) => *scanner = Some(Scanner::new(link.seal, link.slot, FIRST_BATCH, link.end)),
+                    Some(link) => *scanner = Some(link.from(indexed)),
                     None => return Ok(self.finish(events)),
                 }
                 continue;
@@ -670,7 +689,10 @@ impl Recovery {
             match current.step() {
                 Step::Need(need) => return Ok(self.read(need, ops)),
                 Step::End => *scanner = None,
-                Step::Invalid { at, why, .. } => return Err(damaged(segment, at, why.to_owned())),
+                Step::Invalid { at, why, .. } if !current.restart(at) => {
+                    return Err(damaged(segment, at, why.to_owned()));
+                }
+                Step::Invalid { .. } => {}
                 Step::Batch(batch) => {
                     for (offset, record) in batch.records {
                         let ptr = LogPtr { segment, offset };

@@ -1,6 +1,5 @@
 //! Recovery, case by case: damage of durable bytes, a crash at each of its steps, recycled slots.
 
-use super::format::{HeaderCopy, decode_header};
 use super::log::{IndexClaims, Log, LogEvent, LogOps, Placed};
 use super::tests::{World, config, record};
 use crate::fault::Fault;
@@ -8,32 +7,6 @@ use crate::ids::{LogPtr, OpIds, SegmentId, SlotId};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::VecDeque;
-
-/// A log of several segments, every record in a batch of its own, flushed nowhere.
-fn long_log() -> World {
-    let mut world = World::new(5);
-    world.settle();
-    for _ in 0..40 {
-        world.stage_many(1);
-        world.settle();
-    }
-    assert!(world.log.durable_end().segment.raw() >= 4);
-    world
-}
-
-fn slot_of(world: &World, segment: SegmentId) -> SlotId {
-    let carries =
-        |bytes: &[u8]| matches!(decode_header(bytes), HeaderCopy::Valid { seal, .. } if seal.segment == segment);
-    *world.disk.files.iter().find(|(_, file)| carries(&file.visible)).expect("a slot").0
-}
-
-/// Changes a byte of a record on the disk.
-fn damage(world: &mut World, placed: Placed) {
-    let slot = slot_of(world, placed.ptr.segment);
-    let at = placed.ptr.offset as usize + 3;
-    world.disk.files.get_mut(&slot).unwrap().visible[at] ^= 0x10;
-    world.disk.settle();
-}
 
 fn damaged_at(fault: &Fault) -> LogPtr {
     match fault {
@@ -96,10 +69,10 @@ fn a_crash_at_each_step_of_recovery_is_harmless() {
 
 #[test]
 fn damage_in_a_predecessor_is_a_fault_and_what_is_whole_stays_readable() {
-    let mut world = long_log();
+    let mut world = World::long();
     let (newest, older) = split(&world);
     let victim = older[older.len() / 2];
-    damage(&mut world, victim);
+    world.damage(victim);
     world.start_with(IndexClaims::default());
     let at = damaged_at(&world.expect_fault());
     assert_eq!(at.segment, victim.ptr.segment);
@@ -109,10 +82,33 @@ fn damage_in_a_predecessor_is_a_fault_and_what_is_whole_stays_readable() {
 }
 
 #[test]
+fn a_predecessor_is_verified_from_the_flushed_end_on() {
+    for (behind, claim_is_a_batch_end) in [(false, true), (true, true), (false, false)] {
+        let mut world = World::long();
+        let (_, older) = split(&world);
+        let segment = older.last().unwrap().ptr.segment;
+        let own: Vec<Placed> = older.into_iter().filter(|placed| placed.ptr.segment == segment).collect();
+        assert!(own.len() >= 2, "every record is a batch");
+        let (below, above) = (own[0], own[1]);
+        world.damage(if behind { above } else { below });
+        let offset = below.ptr.offset + u64::from(below.len);
+        let offset = if claim_is_a_batch_end { offset.next_multiple_of(4096) } else { offset };
+        world.restart_at(LogPtr { segment, offset });
+        if behind || !claim_is_a_batch_end {
+            // An end that is no batch's, as a recovery leaves it that was cut short: the whole segment is read.
+            assert_eq!(damaged_at(&world.expect_fault()).segment, segment);
+        } else {
+            world.settle();
+            assert!(world.ready);
+        }
+    }
+}
+
+#[test]
 fn damage_below_the_flushed_end_is_found_by_reads_only() {
-    let mut world = long_log();
+    let mut world = World::long();
     let (_, older) = split(&world);
-    damage(&mut world, older[2]);
+    world.damage(older[2]);
     world.start(true);
     world.settle();
     assert!(world.ready);
@@ -122,7 +118,7 @@ fn damage_below_the_flushed_end_is_found_by_reads_only() {
 
 #[test]
 fn damage_before_a_later_batch_is_a_fault() {
-    let mut world = long_log();
+    let mut world = World::long();
     while split(&world).0.len() < 3 {
         world.stage_many(1);
         world.settle();
@@ -130,7 +126,7 @@ fn damage_before_a_later_batch_is_a_fault() {
     let (newest, _) = split(&world);
     // In the middle of the newest segment, and in its first batch.
     for victim in [newest[1], newest[0]] {
-        damage(&mut world, victim);
+        world.damage(victim);
         world.start_with(IndexClaims::default());
         assert_eq!(damaged_at(&world.expect_fault()).segment, victim.ptr.segment);
     }
@@ -138,14 +134,14 @@ fn damage_before_a_later_batch_is_a_fault() {
 
 #[test]
 fn a_torn_last_batch_ends_the_log_unless_it_was_indexed() {
-    let mut world = long_log();
+    let mut world = World::long();
     while split(&world).0.len() < 2 {
         world.stage_many(1);
         world.settle();
     }
     let claims = world.claims(false);
     let last = *world.placed().last().unwrap();
-    damage(&mut world, last);
+    world.damage(last);
     world.start_with(claims);
     assert!(matches!(world.expect_fault(), Fault::LogBehindIndex { .. }));
 
@@ -161,10 +157,10 @@ fn a_torn_last_batch_ends_the_log_unless_it_was_indexed() {
 
 #[test]
 fn files_that_do_not_belong_here_are_named() {
-    let mut world = long_log();
+    let mut world = World::long();
     let (_, older) = split(&world);
     let victim = older[older.len() / 2].ptr.segment;
-    let slot = slot_of(&world, victim);
+    let slot = world.slot_of(victim);
     let contents = world.disk.files[&slot].visible.clone();
 
     // One header copy is enough.
@@ -225,7 +221,7 @@ fn recycled_slots_bound_the_log() {
 #[test]
 fn after_a_failed_flush_nothing_is_written_and_reads_go_on() {
     for failing in 0..2 {
-        let mut world = long_log();
+        let mut world = World::long();
         world.stage_many(2);
         world.seal();
         for _ in 0..failing {
@@ -251,7 +247,7 @@ proptest! {
     fn damage_never_shows_as_other_data(
         harm in proptest::collection::vec((any::<Index>(), any::<Index>(), any::<u8>(), 0u8..4), 1..4),
     ) {
-        let mut world = long_log();
+        let mut world = World::long();
         let expected = world.contents();
         for (file, at, byte, how) in harm {
             let slots: Vec<_> = world.disk.files.keys().copied().collect();

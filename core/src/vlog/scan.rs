@@ -3,7 +3,7 @@
 //! chunk; a length is believed only when its checksum holds and the file is that long.
 
 use super::batch;
-use super::format::{BATCH_HEADER, BLOCK, BatchHeader, Seal, align_up, decode_batch_header, to_usize};
+use super::format::{BATCH_HEADER, BLOCK, BatchHeader, FIRST_BATCH, Seal, align_up, decode_batch_header, to_usize};
 use super::log::BatchSeq;
 use super::record::Record;
 use crate::ids::SlotId;
@@ -46,6 +46,7 @@ pub(super) enum Step {
 pub(super) struct Scanner {
     pub seal: Seal,
     pub slot: SlotId,
+    begin: u64,
     pos: u64,
     limit: u64,
     /// Bytes from `pos` on.
@@ -55,7 +56,27 @@ pub(super) struct Scanner {
 
 impl Scanner {
     pub fn new(seal: Seal, slot: SlotId, pos: u64, limit: u64) -> Self {
-        Self { seal, slot, pos, limit, buf: BytesMut::new(), asked: 0 }
+        Self { seal, slot, begin: pos, pos, limit, buf: BytesMut::new(), asked: 0 }
+    }
+
+    /// All batches of a segment that ends at `end`.
+    pub fn of_segment(seal: Seal, slot: SlotId, end: u64) -> Self {
+        Self::new(seal, slot, FIRST_BATCH, end)
+    }
+
+    /// Whether it did not begin with the segment's first batch.
+    pub const fn began_within(&self) -> bool {
+        self.begin != FIRST_BATCH
+    }
+
+    /// Goes back to the first batch if no batch began where reading did: the index claims the end of a batch, or, when a recovery was
+    /// cut short, of a record in its middle. `false`: there is nothing to go back to, `at` is invalid.
+    pub fn restart(&mut self, at: u64) -> bool {
+        let again = at == self.begin && self.began_within();
+        if again {
+            *self = Self::new(self.seal, self.slot, FIRST_BATCH, self.limit);
+        }
+        again
     }
 
     pub fn step(&mut self) -> Step {

@@ -5,12 +5,13 @@
 //! reported in addition continues it in the order of staging; what was missing once never appears again. And every entry reads
 //! back.
 
+use super::format::{HeaderCopy, decode_header};
 use super::log::{BatchSeq, IndexClaims, Log, LogConfig, LogEvent, LogOps, Placed, Run};
 use super::op::LogOp;
 use super::record::{Record, RecordKind};
 use super::testdisk::Disk;
 use crate::fault::Fault;
-use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, StartTs};
+use crate::ids::{ClusterId, CommitTs, LogPtr, OpId, OpIds, SegmentId, SlotId, StartTs};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -68,6 +69,8 @@ pub struct World {
     runs: BTreeMap<u64, Result<Run, Fault>>,
     pub ready: bool,
     pub fault: Option<Fault>,
+    /// What the scrub found.
+    pub rotten: Vec<Fault>,
     injected: bool,
 }
 
@@ -90,10 +93,37 @@ impl World {
             runs: BTreeMap::new(),
             ready: false,
             fault: None,
+            rotten: Vec::new(),
             injected: false,
         };
         world.start(false);
         world
+    }
+
+    /// A log of several segments, every record in a batch of its own, flushed nowhere.
+    pub fn long() -> Self {
+        let mut world = Self::new(5);
+        world.settle();
+        for _ in 0..40 {
+            world.stage_many(1);
+            world.settle();
+        }
+        assert!(world.log.durable_end().segment.raw() >= 4);
+        world
+    }
+
+    /// Changes a byte of a record on the disk.
+    pub fn damage(&mut self, placed: Placed) {
+        let slot = self.slot_of(placed.ptr.segment);
+        let at = placed.ptr.offset as usize + 3;
+        self.disk.files.get_mut(&slot).unwrap().visible[at] ^= 0x10;
+        self.disk.settle();
+    }
+
+    pub fn slot_of(&self, segment: SegmentId) -> SlotId {
+        let carries =
+            |bytes: &[u8]| matches!(decode_header(bytes), HeaderCopy::Valid { seal, .. } if seal.segment == segment);
+        *self.disk.files.iter().find(|(_, file)| carries(&file.visible)).expect("a slot").0
     }
 
     fn ops<T>(&mut self, f: impl FnOnce(&mut Log, &mut LogOps<'_>) -> T) -> T {
@@ -171,6 +201,11 @@ impl World {
         self.ops(|log, ops| log.release(below, keep, ops));
     }
 
+    /// Asks for the next piece of the scrub.
+    pub fn scrub(&mut self) -> bool {
+        self.ops(Log::scrub)
+    }
+
     pub fn seal(&mut self) {
         if let Some(sealed) = self.ops(Log::seal) {
             assert!(self.sealed.is_empty(), "one flush in flight");
@@ -198,6 +233,14 @@ impl World {
             self.event(event);
         }
         true
+    }
+
+    /// Everything that is queued except reads.
+    pub fn run_all_but_reads(&mut self) {
+        while let Some(at) = self.queue.iter().position(|(_, op)| !matches!(op, LogOp::Read { .. })) {
+            self.queue.swap(0, at);
+            self.run_one(1);
+        }
     }
 
     pub fn settle(&mut self) {
@@ -236,6 +279,7 @@ impl World {
             }
             LogEvent::Run { token, result } => assert!(self.runs.insert(token, result).is_none()),
             LogEvent::Read { token, result } => assert!(self.reads.insert(token, result).is_none()),
+            LogEvent::Rotten(fault) => self.rotten.push(fault),
             LogEvent::ReadOnly(fault) => {
                 assert!(self.injected, "{fault}");
                 self.fault = Some(fault);
@@ -320,6 +364,13 @@ impl World {
         self.index.iter().filter_map(|entry| entry.placed).map(|placed| placed.commit_ts.raw()).collect()
     }
 
+    /// Restarts with an index that was flushed up to `end`.
+    pub fn restart_at(&mut self, end: LogPtr) {
+        self.index.retain(|entry| entry.end <= end);
+        self.flushed = self.index.len();
+        self.start_with(IndexClaims { indexed_end: Some(end), flushed_end: Some(end) });
+    }
+
     /// Restarts without an index, so that the whole retained log is handed out as tail.
     pub fn rescan(&mut self) {
         let freed = self.log.gc().map_or(SegmentId::ZERO, |(_, first_live)| first_live);
@@ -342,6 +393,7 @@ enum Action {
     Flush,
     Gc,
     ReadAll,
+    Scrub,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -356,6 +408,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Flush),
         1 => Just(Action::Gc),
         1 => Just(Action::ReadAll),
+        2 => Just(Action::Scrub),
     ]
 }
 
@@ -381,7 +434,9 @@ proptest! {
                 Action::Flush => world.flushed = world.index.len(),
                 Action::Gc => world.gc(),
                 Action::ReadAll => world.read_all(),
+                Action::Scrub => drop(world.scrub()),
             }
+            prop_assert!(world.rotten.is_empty() || world.injected, "{:?}", world.rotten);
         }
         world.disk.fail_next = false;
         world.settle();

@@ -217,14 +217,12 @@ impl Writer {
                     self.fold = flight.fold;
                     self.flight = None;
                     self.prepare_early(ops);
-                    self.fill_ahead(ops);
                     return Outcome::Durable(self.active);
                 }
             }
         }
         if self.spare.handle(op, result, self.segment_bytes, ops) {
             self.prepare_early(ops);
-            self.fill_ahead(ops);
             return Outcome::Going;
         }
         let Next::Preparing(preparing) = &mut self.next else { return Outcome::NotMine };
@@ -234,19 +232,19 @@ impl Writer {
             Prepared::Failed(fault) => Outcome::Failed(fault),
             Prepared::Ready => {
                 self.next = Next::Ready { slot: preparing.slot, seal: preparing.seal };
-                self.fill_ahead(ops);
                 Outcome::Going
             }
         }
     }
 
-    /// Ahead of need: at once where a free slot exists (so that a restart finds an empty one to reuse instead of creating
-    /// yet another file), else when the active segment is three quarters full.
+    /// Ahead of need: when the active segment is three quarters full. Not sooner: a restart has to read a prepared segment whole, to be
+    /// sure that it holds nothing.
     pub fn prepare_early(&mut self, ops: &mut LogOps<'_>) {
         let end = self.flight.as_ref().map_or(self.active.end, |flight| flight.end);
-        if !self.spare.is_empty() || end > self.segment_bytes / 4 * 3 {
+        if end > self.segment_bytes / 4 * 3 {
             self.prepare(ops);
         }
+        self.spare.keep_one_blank(ops);
     }
 
     pub fn prepare(&mut self, ops: &mut LogOps<'_>) {
@@ -263,19 +261,22 @@ impl Writer {
                 Target::New(self.highest_slot)
             }
         };
+        self.spare.keep_one_blank(ops);
         self.highest_segment = SegmentId::new(self.highest_segment.raw().saturating_add(1));
         let seal = Seal { segment: self.highest_segment, salt: self.salts.next() };
         self.next = Next::Preparing(Preparing::start(target, seal, self.owner, ops));
     }
 
-    /// Fills new slots with zeros while nothing is to be written, once the log has shown that it grows: a Pump that stores little
-    /// never pays for it.
-    fn fill_ahead(&mut self, ops: &mut LogOps<'_>) {
+    /// Whether a slot should be filled with zeros while nothing is to be written: once the log has shown that it grows, so that a
+    /// Pump that stores little never pays for it.
+    pub fn wants_filling(&self) -> bool {
         let grows = self.active.end > self.segment_bytes / 4 || self.active.seal.segment > SegmentId::new(1);
-        if grows && self.flight.is_none() && self.staged.is_empty() {
-            let ahead = usize::from(!matches!(self.next, Next::None));
-            self.spare.fill(ahead, self.segment_bytes, &mut self.highest_slot, ops);
-        }
+        let idle = self.flight.is_none() && self.staged.is_empty();
+        idle && grows && self.spare.wants_filling(usize::from(!matches!(self.next, Next::None)))
+    }
+
+    pub fn fill(&mut self, ops: &mut LogOps<'_>) {
+        self.spare.fill(self.segment_bytes, &mut self.highest_slot, ops);
     }
 
     /// Bytes of files that stand ready for the next segments.

@@ -1,6 +1,6 @@
 //! Restarts: what was durable is served again, in order, whatever the index kept.
 
-use super::world::{World, c, config, fake, p, r};
+use super::world::{World, c, config, fake, p, p_of, r};
 use crate::index::key;
 use crate::index::value::{FORMAT, encode_u64};
 use crate::pump::config::PumpConfig;
@@ -130,4 +130,57 @@ fn long_queues_are_loaded_in_chunks() {
     world.pull(1, 0, 1 << 30);
     world.run();
     assert_eq!(world.commits(1), (5002..=6300).collect::<Vec<_>>());
+}
+
+#[test]
+fn damage_of_history_is_told_before_anybody_reads_it() {
+    let mut world = World::new(PumpConfig { segment_bytes: 64 << 10, ..config() });
+    world.start();
+    for start in 1..=20 {
+        world.written(p_of(start * 10, 9000)).unwrap();
+        world.written(c(start * 10, start * 10 + 5)).unwrap();
+    }
+    world.damage(1, 8192 + 5000);
+    world.pass_ms(120_000);
+    let after = world.pump.status();
+    assert!(after.scrub.bytes > 64 << 10, "{:?}", after.scrub);
+    assert_eq!((after.scrub.passes, after.scrub.bad_segments), (1, 1));
+    assert_eq!(world.faults.len(), 1, "{:?}", world.faults);
+    assert!(world.faults[0].contains("segment 1"), "{:?}", world.faults);
+    assert_eq!(after.read_only, None, "what is written from now on is not touched by it");
+    world.written(p_of(900, 100)).unwrap();
+}
+
+#[test]
+fn the_index_is_asked_only_about_what_may_have_been_named_before() {
+    let mut world = World::online();
+    let asked = |world: &mut World, payload| {
+        let before = world.looked_up;
+        world.written(payload).unwrap();
+        world.looked_up - before
+    };
+    for start in [20, 10, 30] {
+        assert_eq!(asked(&mut world, p(start)), 0, "a new transaction, in whatever order");
+        assert_eq!(asked(&mut world, c(start, start + 5)), 0);
+    }
+    assert_eq!(asked(&mut world, p(10)), 1, "it came before and is decided");
+    for keep in [0, 100] {
+        world.pass_ms(61_000);
+        world.pass_ms(61_000);
+        world.crash(keep);
+        world.start();
+        assert_eq!(asked(&mut world, p(20)), 1);
+        assert_eq!(asked(&mut world, p(15 + keep as u64 / 50)), 1, "it is below the highest: nobody remembers");
+        assert_eq!(asked(&mut world, p(40 + keep as u64)), 0);
+        assert_eq!(asked(&mut world, c(40 + keep as u64, 45 + keep as u64)), 0);
+    }
+    assert!(world.faults.is_empty(), "{:?}", world.faults);
+    let counters = world.pump.status().counters;
+    assert_eq!((counters.repeated_prewrites, world.pump.status().undecided), (1, 2), "each life counts its own");
+    // An index that does not say what was named is always asked.
+    world.pass_ms(61_000);
+    world.crash(100);
+    world.forget_key(key::META_NAMED);
+    world.start();
+    assert_eq!(asked(&mut world, p(1_000_000)), 1);
 }

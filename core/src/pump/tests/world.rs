@@ -65,6 +65,8 @@ pub struct World {
     pub drainers: Vec<NodeStatus>,
     pub notices: Vec<(Level, String)>,
     pub faults: Vec<String>,
+    /// Keys that the index was asked for, in all lives.
+    pub looked_up: usize,
     pub stopped: bool,
     /// Answers to operators, by call.
     pub actions: BTreeMap<u64, Result<(), NodeState>>,
@@ -138,6 +140,7 @@ impl World {
             drainers: Vec::new(),
             notices: Vec::new(),
             faults: Vec::new(),
+            looked_up: 0,
             stopped: false,
             actions: BTreeMap::new(),
             binlogs: BTreeMap::new(),
@@ -254,6 +257,9 @@ impl World {
 
     pub fn step_index(&mut self) -> bool {
         let Some((op, request)) = self.index_ops.pop_front() else { return false };
+        if let IndexOp::Get(keys) = &request {
+            self.looked_up += keys.len();
+        }
         let result = check(self.broken.index).map(|()| self.disk.index(request));
         self.give(Input::IndexDone { op, result });
         true
@@ -309,6 +315,12 @@ impl World {
     pub fn lose_index(&mut self) {
         self.disk.index.clear();
         self.disk.durable_index.clear();
+    }
+
+    /// The index was written by a version that did not know this key; after a crash.
+    pub fn forget_key(&mut self, key: &[u8]) {
+        self.disk.index.remove(key);
+        self.disk.durable_index.remove(key);
     }
 
     /// Damages one byte at this place of the log, wherever its segment lies.
