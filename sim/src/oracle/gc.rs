@@ -289,10 +289,12 @@ impl GcWatch {
         Ok(())
     }
 
-    /// Whether the durable log decided about the transaction, and how long ago: it may be gone with its prewrite.
+    /// Whether the durable log decided about the transaction, and how long ago: it may be gone with its prewrite. A late duplicate is
+    /// not in the index (`is_indexed`), so that nothing holds its start (gc 112).
     #[must_use]
-    pub fn may_be_gone(&self, start_ts: u64) -> bool {
-        self.point > 0 && self.decided.get(&start_ts).is_some_and(|commit| *commit <= self.point)
+    pub fn may_be_gone(&self, start_ts: u64, is_indexed: impl Fn(u64) -> bool) -> bool {
+        let passed = |commit: u64| commit <= self.point || (start_ts <= self.point && !is_indexed(commit));
+        self.point > 0 && self.decided.get(&start_ts).is_some_and(|commit| passed(*commit))
     }
 
     /// Whether this file holds nothing that counts.
@@ -365,7 +367,7 @@ mod tests {
         assert!(watch.applies(&deletes(12)).is_ok() && watch.applies(&deletes(13)).is_err());
         assert!(watch.is_spare(A) && watch.header(A, 3).is_ok());
         assert!(watch.wipes(B, "is removed").is_err());
-        assert!(watch.may_be_gone(10) && !watch.may_be_gone(12));
+        assert!(watch.may_be_gone(10, |_| true) && !watch.may_be_gone(12, |_| false));
     }
 
     #[test]

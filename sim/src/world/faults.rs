@@ -376,7 +376,7 @@ impl World {
             Ok(log) => log,
             Err(text) => return self.violate("D4", format!("pump {node}: {text}")),
         };
-        let gone = |start| pump.view.gc.may_be_gone(start);
+        let gone = |start| pump.view.gc.may_be_gone(start, |ts| indexes(&pump.kv, ts, start));
         let folds = index_is_fold(&log, &pump.kv, gone).map_err(|(o, text)| (o, format!("pump {node}: {text}")));
         let mut lost = Ok(());
         if self.plan.config.sync_log == 1 {
