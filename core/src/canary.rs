@@ -59,6 +59,10 @@ canaries! {
     GcWithoutPartner = "gc-without-partner",
     /// Rules 6: the checkpoints of Drainers do not hold GC.
     GcPastConsumer = "gc-past-consumer",
+    /// Invariants G2: GC by age passes a Drainer's checkpoint and says nothing.
+    GcPassesInSilence = "gc-passes-in-silence",
+    /// R6: the registry is told of the newest commit that was accepted, not of the watermark.
+    AdvertiseNewest = "advertise-newest",
     /// Trap T3: a stream below the GC point goes on from there.
     StreamJumpsToG = "stream-jumps-to-G",
     /// Rules 7: the membership is confirmed at a timestamp later than the listing.

@@ -18,10 +18,12 @@ pub enum PortCanary {
     LoseStatement,
     /// Rules 4: the commit timestamp is fixed before P is acknowledged.
     AsyncCommitOn,
+    /// R32: the log stands still while the index is flushed.
+    LogWaitsForFlush,
 }
 
 impl PortCanary {
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::SkipDirectorySync, "skip-directory-sync"),
         (Self::TwoFamiliesFlushedApart, "two-families-flushed-apart"),
         (Self::InsertRecordLast, "insert-record-last"),
@@ -29,6 +31,7 @@ impl PortCanary {
         (Self::StaleGenerationTrusted, "stale-generation-trusted"),
         (Self::LoseStatement, "lose-statement"),
         (Self::AsyncCommitOn, "async-commit-on"),
+        (Self::LogWaitsForFlush, "log-waits-for-flush"),
     ];
 }
 
@@ -58,7 +61,12 @@ impl Canary {
     /// The profile whose plans meet this mutation soonest.
     #[must_use]
     pub fn profile(name: &str) -> Profile {
-        if OF_GC.contains(&name) { Profile::Gc } else { Profile::Swarm }
+        match name {
+            // Only where nothing else makes a write wait.
+            "log-waits-for-flush" => Profile::Calm,
+            _ if OF_GC.contains(&name) => Profile::Gc,
+            _ => Profile::Swarm,
+        }
     }
 
     #[must_use]
@@ -72,7 +80,8 @@ impl Canary {
 }
 
 /// Mutations of GC: those show in the profile of that name first.
-const OF_GC: [&str; 6] = [
+const OF_GC: [&str; 7] = [
+    "gc-passes-in-silence",
     "recycle-before-gc-record",
     "free-beyond-flushed-end",
     "reserve-used-by-p",

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const PAGE: usize = 4096;
+/// A file gets this much memory at once, instead of moving at each step of its growth.
+const FIRST_ROOM: usize = 64 << 10;
 /// Bytes of a disk that nobody fills.
 pub const UNLIMITED: u64 = 1 << 40;
 
@@ -86,10 +88,12 @@ impl VirtualDisk {
                 self.undead.remove(slot);
                 if fail { Err(injected("create")) } else { Ok(LogReply::Created) }
             }
-            LogOp::Write { slot, offset, parts } => self.write(*slot, to_usize(*offset), parts),
+            LogOp::Write { slot, offset, parts } => {
+                self.write(*slot, to_usize(*offset), parts.iter().map(Bytes::len).sum(), parts)
+            }
             LogOp::Sync { slot } => self.sync(*slot),
             LogOp::Fill { slot, offset, len } => {
-                self.write(*slot, to_usize(*offset), &[vec![0; to_usize(*len)].into()])?;
+                self.write(*slot, to_usize(*offset), to_usize(*len), &[])?;
                 self.sync(*slot)?;
                 Ok(LogReply::Filled)
             }
@@ -127,8 +131,8 @@ impl VirtualDisk {
         self.files.values().map(|file| file.visible.len() as u64).sum()
     }
 
-    fn write(&mut self, slot: SlotId, from: usize, parts: &[Bytes]) -> Result<LogReply, IoFault> {
-        let full: usize = parts.iter().map(Bytes::len).sum();
+    /// Writes `full` bytes: those of `parts`, zeros behind them.
+    fn write(&mut self, slot: SlotId, from: usize, full: usize, parts: &[Bytes]) -> Result<LogReply, IoFault> {
         let free = self.free();
         let file = self.files.get_mut(&slot).ok_or_else(|| IoFault::NotFound(slot.to_string()))?;
         let grows = (from + full).saturating_sub(file.visible.len());
@@ -148,6 +152,9 @@ impl VirtualDisk {
         };
         let end = from + len;
         if file.visible.len() < end {
+            if file.visible.capacity() == 0 {
+                file.visible.reserve(FIRST_ROOM.max(end));
+            }
             file.visible.resize(end, 0);
         }
         let mut at = from;
@@ -156,6 +163,7 @@ impl VirtualDisk {
             file.visible[at..at + n].copy_from_slice(&part[..n]);
             at += n;
         }
+        file.visible[at..end].fill(0);
         for page in from / PAGE..end.div_ceil(PAGE) {
             file.dirty.insert(page);
             file.lost.remove(&page);
@@ -273,10 +281,16 @@ impl VirtualDisk {
 impl File {
     fn persist(&mut self, page: usize) {
         let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(self.visible.len()));
-        if self.durable.len() < to {
-            self.durable.resize(to, 0);
+        if self.durable.capacity() == 0 {
+            self.durable.reserve(FIRST_ROOM.max(to));
         }
-        self.durable[from..to].copy_from_slice(&self.visible[from..to]);
+        if self.durable.len() < from {
+            self.durable.resize(from, 0);
+        }
+        // What is there is overwritten, the rest is new.
+        let known = self.durable.len().min(to);
+        self.durable[from..known].copy_from_slice(&self.visible[from..known]);
+        self.durable.extend_from_slice(&self.visible[known..to]);
     }
 
     fn evict(&mut self, page: usize) {

@@ -11,6 +11,7 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
+pub mod scenario;
 pub mod sink;
 pub mod timeline;
 pub mod trace;

@@ -53,24 +53,28 @@ impl Trace {
         self.hash
     }
 
-    /// One line about `node`; the text is made only if it is wanted.
-    pub fn line(&mut self, now: u64, weight: Weight, node: &str, text: impl FnOnce() -> String) {
+    /// One line about `node`; both texts are made only if they are wanted.
+    pub fn line(&mut self, now: u64, weight: Weight, node: impl fmt::Display, text: impl FnOnce() -> String) {
         if let Some(timeline) = self.timeline.as_mut().filter(|_| weight == Weight::Short) {
             let text = text();
-            timeline.event(now, node, &text);
+            timeline.event(now, &node.to_string(), &text);
             self.print(now, weight, node, || text);
             return;
         }
         self.print(now, weight, node, text);
     }
 
-    fn print(&mut self, now: u64, weight: Weight, node: &str, text: impl FnOnce() -> String) {
+    fn print(&mut self, now: u64, weight: Weight, node: impl fmt::Display, text: impl FnOnce() -> String) {
         let wanted = match self.detail {
             Detail::None => false,
             Detail::Tail | Detail::Full => true,
             Detail::Short => weight == Weight::Short,
         };
-        if !wanted || self.only.as_ref().is_some_and(|only| only != node) {
+        if !wanted {
+            return;
+        }
+        let node = node.to_string();
+        if self.only.as_ref().is_some_and(|only| *only != node) {
             return;
         }
         let line = format!("{} {node:<9} {}", Clock(now), text());

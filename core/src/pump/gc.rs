@@ -34,6 +34,8 @@ pub struct Collector {
     rounds: u64,
     /// Times that GC passed the checkpoint of a Drainer (`gc-hold = "age"`).
     passed_consumers: u64,
+    /// It was said that GC goes on although the registry cannot be read.
+    blind: bool,
 }
 
 #[derive(Debug, Default)]
@@ -202,6 +204,7 @@ impl Pump {
 
     pub(super) fn on_collect_drainers(&mut self, result: Result<Vec<NodeStatus>, IoFault>) {
         let Phase::Drainers(now) = self.collector.phase else { return };
+        let readable = result.is_ok();
         let drainers = result.map(|list| consumers(&list));
         let goal = goal(
             now,
@@ -210,11 +213,13 @@ impl Pump {
             drainers.as_deref().ok(),
             self.indexer.stored_watermark(),
         );
-        let drainers = drainers.unwrap_or_default();
         let (gc, outcome) = match goal {
             Ok(goal) => goal,
-            Err(outcome) => return self.end_round(outcome, drainers),
+            Err(outcome) => return self.end_round(outcome, drainers.unwrap_or_default()),
         };
+        // By age GC goes on without the registry: for the Drainers that were seen last, their checkpoints then are the lowest they can have.
+        let drainers =
+            drainers.unwrap_or_else(|_| self.collector.last.take().map(|last| last.drainers).unwrap_or_default());
         self.end_round(outcome, drainers);
         if !self.may_store_own() {
             return;
@@ -224,12 +229,14 @@ impl Pump {
         let logged = self.log.gc().map_or(SegmentId::ZERO, |(_, first)| first);
         // At zero nothing has ever been old enough.
         if gc > CommitTs::ZERO && (gc > self.gc || first > logged) {
+            if gc > self.gc {
+                self.tell_passed(gc, readable);
+            }
             self.append_gc(gc, first.max(logged));
         }
     }
 
     fn append_gc(&mut self, gc: CommitTs, first: SegmentId) {
-        self.tell_passed(gc);
         let ended = self.pull.end_below(gc, &mut self.out);
         if ended > 0 {
             let text = format!("{ended} streams that had not come to {gc} end: binlogs up to there are deleted now");
@@ -330,7 +337,18 @@ impl Pump {
     }
 
     /// Invariants G2: said before it happens.
-    fn tell_passed(&mut self, gc: CommitTs) {
+    fn tell_passed(&mut self, gc: CommitTs, readable: bool) {
+        if canary::is(Canary::GcPassesInSilence) {
+            return;
+        }
+        if !readable && !std::mem::replace(&mut self.collector.blind, true) {
+            let text = format!(
+                "the registry cannot be read, and binlogs up to {gc} are deleted now by their age (gc-hold = \"age\"): a Drainer that \
+                 this pump has not heard of may still need them"
+            );
+            self.out.notice(Level::Warn, text);
+        }
+        self.collector.blind &= !readable;
         let Some(last) = &self.collector.last else { return };
         let passed = last.drainers.iter().filter(|drainer| drainer.checkpoint < gc && drainer.checkpoint >= self.gc);
         for drainer in passed {

@@ -389,7 +389,8 @@ impl Pump {
         });
         // With `offline` goes what the Drainers were waited for; before that, what a restart will know again.
         let target = self.offline.target().filter(|_| self.life.state == NodeState::Offline);
-        let max_commit_ts = target.unwrap_or_else(|| self.sorter.logged());
+        let known = if canary::is(Canary::AdvertiseNewest) { self.max_ts } else { self.sorter.logged() };
+        let max_commit_ts = target.unwrap_or(known);
         let signed = |raw: u64| i64::try_from(raw).unwrap_or(i64::MAX);
         NodeStatus {
             node_id: self.config.node_id.as_str().to_owned(),

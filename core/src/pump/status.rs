@@ -71,6 +71,24 @@ pub struct PumpStatus {
     pub faults: Vec<String>,
 }
 
+/// The part of it that is copied without a single allocation: for whoever looks after every input, as the simulator's oracles do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    pub state: NodeState,
+    /// How far the start has come.
+    pub start: &'static str,
+    pub accepted: u64,
+    pub rejected: u64,
+    pub durable: LogPtr,
+    pub indexed: LogPtr,
+    pub watermark: CommitTs,
+    pub logged_watermark: CommitTs,
+    pub undecided: usize,
+    pub unknown_completions: u64,
+    /// Nothing can be stored any more.
+    pub is_read_only: bool,
+}
+
 /// Prewrites whose C does not come (rules 1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerdictStatus {
@@ -130,6 +148,29 @@ impl Pump {
     }
 
     #[must_use]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            state: self.life.state(),
+            start: self.start.name(),
+            accepted: self.accepted,
+            rejected: self.rejected,
+            durable: self.log.durable_end(),
+            indexed: self.indexer.indexed_end(),
+            watermark: self.sorter.watermark(),
+            logged_watermark: self.sorter.logged(),
+            undecided: self.sorter.undecided(),
+            unknown_completions: self.out.unknown_completions,
+            is_read_only: self.read_only.is_some(),
+        }
+    }
+
+    /// The prewrite that has held the watermark back longest, and for how many milliseconds.
+    #[must_use]
+    pub fn oldest_undecided(&self) -> Option<(StartTs, u64)> {
+        self.sorter.oldest().map(|(ts, since)| (ts, self.now.millis_since(since)))
+    }
+
+    #[must_use]
     pub fn status(&self) -> PumpStatus {
         PumpStatus {
             state: self.life.state(),
@@ -145,7 +186,7 @@ impl Pump {
             logged_watermark: self.sorter.logged(),
             gc: self.gc,
             undecided: self.sorter.undecided(),
-            oldest_undecided: self.sorter.oldest().map(|(ts, since)| (ts, self.now.millis_since(since))),
+            oldest_undecided: self.oldest_undecided(),
             frozen_below: self.sorter.frozen(),
             unindexed_bytes: self.indexer.waiting_bytes(),
             streams: self.pull.len(),

@@ -47,8 +47,8 @@ pub struct Conflict;
 pub struct Registry {
     /// In the order of revisions, which are dense from 1.
     log: Vec<Version>,
-    /// Key → position of its newest version in `log`.
-    newest: BTreeMap<String, usize>,
+    /// Key → what its newest version says, if that is a status: read once, for all who list.
+    newest: BTreeMap<String, Option<NodeStatus>>,
 }
 
 impl Registry {
@@ -86,7 +86,8 @@ impl Registry {
     /// Any value under any key: what an operator with etcdctl does. Gives the revision.
     pub fn put_raw(&mut self, key: &str, value: Vec<u8>) -> u64 {
         let revision = self.revision() + 1;
-        self.newest.insert(key.to_owned(), self.log.len());
+        let status = serde_json::from_slice(&value).ok();
+        self.newest.insert(key.to_owned(), status);
         self.log.push(Version { revision, key: key.to_owned(), value });
         revision
     }
@@ -96,7 +97,8 @@ impl Registry {
     /// # Errors
     /// The key of a value that does not parse.
     pub fn list(&self, kind: Kind) -> Result<Vec<NodeStatus>, String> {
-        self.list_at(kind, self.revision())
+        let own = self.newest.range(kind.prefix().to_owned()..).take_while(|(key, _)| key.starts_with(kind.prefix()));
+        own.map(|(key, status)| status.clone().ok_or_else(|| key.clone())).collect()
     }
 
     /// The listing as it was at `revision`: a stale read.
@@ -116,8 +118,7 @@ impl Registry {
     /// The key, when its value does not parse.
     pub fn get(&self, kind: Kind, id: &str) -> Result<Option<NodeStatus>, String> {
         let key = format!("{}{id}", kind.prefix());
-        let version = self.newest.get(&key).and_then(|at| self.log.get(*at));
-        version.map(|v| serde_json::from_slice(&v.value).map_err(|_| key.clone())).transpose()
+        self.newest.get(&key).map(|status| status.clone().ok_or(key)).transpose()
     }
 
     /// A watch: every write from `revision` on (inclusive).

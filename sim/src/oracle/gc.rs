@@ -5,6 +5,7 @@ use crate::oracle::log::{C, GC, Name, P, START, VERDICT_C, VERDICT_R};
 use binlog_core::ids::{CommitTs, SlotId};
 use binlog_core::index::key;
 use binlog_core::index::op::Change;
+use binlog_core::node::status::{NodeState, NodeStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Judged = Result<(), (&'static str, String)>;
@@ -58,6 +59,49 @@ struct Start {
     previous: u64,
     previous_end: u64,
     gc: (u64, u64),
+}
+
+/// G2 with `gc-hold = "age"`: what one life of a Pump knew of the Drainer, and what it said.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The checkpoint in the last listing; `None`: the registry could not be read, or was not.
+    listed: Option<u64>,
+    /// Since the last GC record it was said that one is passed.
+    passed: bool,
+    /// Since the last listing it was said that nobody is known.
+    blind: bool,
+}
+
+impl Told {
+    /// A listing of Drainers came; the worlds have one at most.
+    pub fn lists(&mut self, drainers: Option<&[NodeStatus]>) {
+        let there = drainers.into_iter().flatten().find(|drainer| drainer.state != NodeState::Offline);
+        self.listed = there.map(|drainer| u64::try_from(drainer.max_commit_ts).unwrap_or(0));
+        self.blind &= drainers.is_none();
+    }
+
+    pub fn says(&mut self, text: &str) {
+        if text.contains("deleted now by their age") {
+            let blind = text.contains("cannot be read");
+            self.blind |= blind;
+            self.passed |= !blind;
+        }
+    }
+
+    /// A GC record moves the point from `before` to `point`; `checkpoint` is what the registry holds of a Drainer that is not offline.
+    /// Gives whether one was passed.
+    pub fn moves(&mut self, before: u64, point: u64, checkpoint: Option<u64>) -> Result<bool, (&'static str, String)> {
+        let said = std::mem::take(&mut self.passed) || (self.listed.is_none() && self.blind);
+        let Some(known) = checkpoint.map(|now| self.listed.unwrap_or(now)).filter(|at| (before..point).contains(at))
+        else {
+            return Ok(false);
+        };
+        if said {
+            Ok(true)
+        } else {
+            Err(("G2", format!("the GC point {point} passes a Drainer that is at {known}, and nobody was told before")))
+        }
+    }
 }
 
 /// What the world knows at the moment at which a GC record is written.
@@ -245,10 +289,12 @@ impl GcWatch {
         Ok(())
     }
 
-    /// Whether the durable log decided about the transaction, and how long ago: it may be gone with its prewrite.
+    /// Whether the durable log decided about the transaction, and how long ago: it may be gone with its prewrite. A late duplicate is
+    /// not in the index (`is_indexed`), so that nothing holds its start (gc 112).
     #[must_use]
-    pub fn may_be_gone(&self, start_ts: u64) -> bool {
-        self.point > 0 && self.decided.get(&start_ts).is_some_and(|commit| *commit <= self.point)
+    pub fn may_be_gone(&self, start_ts: u64, is_indexed: impl Fn(u64) -> bool) -> bool {
+        let passed = |commit: u64| commit <= self.point || (start_ts <= self.point && !is_indexed(commit));
+        self.point > 0 && self.decided.get(&start_ts).is_some_and(|commit| passed(*commit))
     }
 
     /// Whether this file holds nothing that counts.
@@ -321,6 +367,33 @@ mod tests {
         assert!(watch.applies(&deletes(12)).is_ok() && watch.applies(&deletes(13)).is_err());
         assert!(watch.is_spare(A) && watch.header(A, 3).is_ok());
         assert!(watch.wipes(B, "is removed").is_err());
-        assert!(watch.may_be_gone(10) && !watch.may_be_gone(12));
+        assert!(watch.may_be_gone(10, |_| true) && !watch.may_be_gone(12, |_| false));
+    }
+
+    #[test]
+    fn whoever_is_passed_is_told_before() {
+        let mut told = Told::default();
+        let drainer = |at: i64| NodeStatus {
+            node_id: "d".to_owned(),
+            host: String::new(),
+            state: NodeState::Paused,
+            is_alive: false,
+            score: 0,
+            label: serde_json::Value::Null,
+            max_commit_ts: at,
+            update_ts: 0,
+            token: None,
+        };
+        told.lists(Some(&[drainer(20)]));
+        assert_eq!(told.moves(0, 20, Some(20)), Ok(false));
+        assert!(told.moves(20, 30, Some(40)).is_err(), "what the Pump was shown counts");
+        told.says("binlogs are deleted now by their age");
+        assert_eq!(told.moves(20, 30, Some(40)), Ok(true));
+        assert_eq!(told.moves(30, 40, Some(20)), Ok(false), "it was passed before");
+        told.lists(None);
+        assert!(told.moves(20, 30, Some(20)).is_err());
+        told.says("the registry cannot be read, and binlogs are deleted now by their age");
+        assert_eq!([told.moves(20, 30, Some(20)), told.moves(20, 30, Some(20))], [Ok(true), Ok(true)]);
+        assert_eq!(told.moves(20, 30, None), Ok(false));
     }
 }

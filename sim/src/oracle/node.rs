@@ -4,7 +4,7 @@
 use binlog_core::ids::CommitTs;
 use binlog_core::node::state::{self, Trigger};
 use binlog_core::node::status::{NodeState, NodeStatus};
-use binlog_core::pump::status::PumpStatus;
+use binlog_core::pump::status::Glance;
 
 type Judged = Result<(), (&'static str, String)>;
 
@@ -32,8 +32,8 @@ impl LifeWatch {
         self.owes_notify = false;
     }
 
-    /// N1, N4: a write was handed in; `before` and `after` are the status around it.
-    pub fn wrote(&self, kind: Written, before: &PumpStatus, after: &PumpStatus) -> Judged {
+    /// N1, N4: a write was handed in; `before` and `after` are the Pump around it.
+    pub fn wrote(&self, kind: Written, before: &Glance, after: &Glance) -> Judged {
         let stored = after.accepted > before.accepted;
         match kind {
             Written::Prewrite if stored && before.state != NodeState::Online => {
@@ -42,7 +42,7 @@ impl LifeWatch {
             Written::Prewrite if stored && self.owes_notify => {
                 Err(("N4", "a prewrite is accepted before the Drainers were told".to_owned()))
             }
-            Written::Other if !stored && before.state == NodeState::Online && before.read_only.is_none() => {
+            Written::Other if !stored && before.state == NodeState::Online && !before.is_read_only => {
                 let refused = after.rejected > before.rejected;
                 if refused { Err(("N1", "a commit or rollback is refused while online".to_owned())) } else { Ok(()) }
             }
@@ -60,14 +60,18 @@ impl LifeWatch {
     }
 
     /// N2, N3: an entry is about to be written. `largest`: the largest commit timestamp of a transaction that this Pump accepted.
-    pub fn registers(&self, entry: &NodeStatus, own: &PumpStatus, drainers: &[NodeStatus], largest: u64) -> Judged {
+    pub fn registers(&self, entry: &NodeStatus, own: &Glance, drainers: &[NodeStatus], largest: u64) -> Judged {
         if entry.state != own.state {
             return Err(("N2", format!("{} is registered while the machine is {}", entry.state, own.state)));
+        }
+        let promised = CommitTs::new(u64::try_from(entry.max_commit_ts).unwrap_or(0));
+        // R6: whoever reads the entry takes everything up to there for sent.
+        if promised > own.watermark {
+            return Err(("N2", format!("it advertises {promised}, its watermark is {}", own.watermark)));
         }
         if entry.state != NodeState::Offline {
             return Ok(());
         }
-        let promised = CommitTs::new(u64::try_from(entry.max_commit_ts).unwrap_or(0));
         if own.undecided > 0 {
             return Err(("N3", format!("offline with {} undecided prewrites", own.undecided)));
         }

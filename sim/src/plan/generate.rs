@@ -11,6 +11,7 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     rows(&mut root.fork("rows"), &mut config, profile);
     gc(&mut root.fork("gc"), &mut config, profile);
     verdicts(&mut root.fork("verdicts"), &mut config, profile);
+    short_hold(&mut root.fork("hold"), &mut config);
     let mut txns = txns(&root, &config);
     fates(&root, &config, profile, &mut txns);
     let mut actions = actions(&root, &config, profile);
@@ -44,6 +45,10 @@ fn config(rng: &mut Rng, profile: Profile) -> Config {
     c.memory_bytes = [32 << 10, 1 << 20][rng.index(2)];
     c.txn_batch = [1, 5, 20][rng.index(3)];
     c.demand_ms = [0, 20, 100][rng.index(3)];
+    if calm {
+        // The index takes its time: no write may notice (R32).
+        c.flush_max_us = 300_000;
+    }
     c
 }
 
@@ -76,12 +81,21 @@ fn gc(rng: &mut Rng, config: &mut Config, profile: Profile) {
     config.flush_max_us = [3_000, 300_000][rng.index(2)];
     if profile == Profile::Gc && config.rows == 0 {
         config.segment_bytes = [24 << 10, 32 << 10, 64 << 10][rng.index(3)];
+        // What a Drainer misses then cannot be compared row by row.
+        config.gc_age |= u64::from(rng.percent(AGE_PERCENT));
+    }
+}
+
+/// Some Pumps hold TiKV's GC for seconds only: long before they refresh it, their evidence may go.
+fn short_hold(rng: &mut Rng, config: &mut Config) {
+    if config.verdicts > 0 && rng.percent(SHORT_HOLD_PERCENT) {
+        config.hold_ttl_s = rng.range(1, 3);
     }
 }
 
 /// In most worlds only TiKV knows what became of a transaction whose C does not come.
 fn verdicts(rng: &mut Rng, config: &mut Config, profile: Profile) {
-    config.verdicts = u64::from(!matches!(profile, Profile::Calm | Profile::Rot | Profile::Gc) && rng.percent(85));
+    config.verdicts = u64::from(!matches!(profile, Profile::Calm | Profile::Rot) && rng.percent(85));
     if profile == Profile::Dup {
         config.verdicts = 1;
         config.pumps = rng.range(2, 3);
@@ -202,6 +216,12 @@ const GC: &[Kind] = &[
 /// They set the checkpoint back, perhaps below what GC took: then a new full copy is due.
 const SETS_CHECKPOINT_BACK: &[Kind] = &[Kind::SinkRestore, Kind::SinkFailOver];
 
+/// Light worlds of GC that go by age alone.
+const AGE_PERCENT: u64 = 20;
+
+/// Worlds with verdicts whose service safe points run out.
+const SHORT_HOLD_PERCENT: u64 = 20;
+
 /// Plans of the swarm with GC.
 const GC_PERCENT: u64 = 35;
 
@@ -296,7 +316,7 @@ pub fn kinds(profile: Profile) -> Vec<Kind> {
         Profile::Net => NET.iter().chain(TIDB).chain(UNDETERMINED).chain(VERDICTS).copied().collect(),
         Profile::Dup => [DUP, TIDB, UNDETERMINED, VERDICTS].concat(),
         Profile::Disk => DISK.to_vec(),
-        Profile::Gc => GC.to_vec(),
+        Profile::Gc => [GC, VERDICTS].concat(),
         Profile::Lifecycle => [LIFECYCLE, VERDICTS].concat(),
         Profile::Rot => [ROT, &[Kind::Rot]].concat(),
     };
@@ -322,7 +342,7 @@ fn actions(root: &Rng, config: &Config, profile: Profile) -> Vec<Action> {
         kinds.extend(TIDB);
         kinds.extend(UNDETERMINED.iter().filter(|_| config.verdicts > 0));
     }
-    if config.verdicts > 0 && matches!(profile, Profile::Swarm | Profile::Net | Profile::Dup | Profile::Lifecycle) {
+    if config.verdicts > 0 && !matches!(profile, Profile::Calm | Profile::Disk | Profile::Rot) {
         kinds.extend(VERDICTS);
     }
     if config.gc_ms > 0 {

@@ -131,8 +131,10 @@ settings! {
     gc_ms = 0,
     /// Between two rounds of GC.
     gc_interval_ms = 400,
-    /// 1: `gc-hold = "age"`; only without a Drainer, which would find a gap.
+    /// 1: `gc-hold = "age"`: a Drainer may find a gap, of which it must have been told before.
     gc_age = 0,
+    /// TTL of a Pump's service safe point in PD; it is refreshed every 30 s.
+    hold_ttl_s = 86_400,
     /// Longest flush of the index.
     flush_max_us = 3_000,
 }

@@ -20,6 +20,7 @@ use binlog_core::ids::WriteId;
 use binlog_core::node::status::NodeState;
 use binlog_core::proto::binlog::Binlog;
 use binlog_core::pump::input::Input;
+use binlog_core::pump::verdict::ABSENT_AFTER_MS;
 use binlog_core::time::Tso;
 use binlog_sim_models::registry::Kind;
 use binlog_sim_models::tikv::{Mutation, Tikv};
@@ -298,7 +299,7 @@ impl World {
     fn dies(&mut self, txn: usize) {
         let state = &mut self.client.txns[txn];
         (state.dead, state.decided) = (true, true);
-        self.line(Weight::Short, &format!("txn-{txn}"), || "its client dies".to_owned());
+        self.line(Weight::Short, format_args!("txn-{txn}"), || "its client dies".to_owned());
         self.expires(txn);
         self.maybe_over(txn);
     }
@@ -391,7 +392,7 @@ impl World {
         };
         proc.next_write += 1;
         let write = WriteId::new(proc.next_write);
-        proc.writes.insert(write, call);
+        proc.writes.insert(write, (call, self.now));
         let inc = self.pumps[node].inc;
         let (payload, _) = self.message(call);
         self.pump_input(node, inc, Input::Write { write, cluster_id: CLUSTER, payload });
@@ -399,11 +400,21 @@ impl World {
 
     /// The Pump answered a call: D2 holds when the reply leaves.
     pub(super) fn write_replied(&mut self, node: usize, write: WriteId, ok: bool) {
-        let Some(call) = self.pumps[node].proc.as_mut().and_then(|p| p.writes.remove(&write)) else {
+        let Some((call, since)) = self.pumps[node].proc.as_mut().and_then(|p| p.writes.remove(&write)) else {
             self.violate("H1", format!("pump {node} answers write {write} twice, or one that was never made"));
             return;
         };
         self.trace.fold(call.number ^ u64::from(ok));
+        if !ok {
+            self.note(|| "a write is refused".to_owned());
+        }
+        // R32: where nothing is injected, a write waits for its batch and the one before it, and perhaps for a new segment; never for
+        // the index or for GC.
+        let bound = PAUSE_OPERATIONS * self.plan.config.disk_max_us * 1000;
+        if self.plan.actions.is_empty() && self.now - since > bound {
+            let text = format!("pump {node} answers a write after {} us", (self.now - since) / 1000);
+            self.violate("R32", text);
+        }
         let (payload, name) = self.message(call);
         if ok && self.plan.config.sync_log == 1 && !payload.is_empty() {
             let pump = &self.pumps[node];
@@ -440,7 +451,7 @@ impl World {
                 return;
             }
             self.client.txns[txn].accepted = Some(node);
-            self.line(Weight::Short, &format!("txn-{txn}"), || format!("P accepted by pump {node}"));
+            self.line(Weight::Short, format_args!("txn-{txn}"), || format!("P accepted by pump {node}"));
             let state = &self.client.txns[txn];
             self.pumps[node].accepted.insert(state.start_ts, state.p.clone());
             let think = self.plan.txns[txn].think_us * 1000;
@@ -517,13 +528,17 @@ impl World {
             }
         }
         state.unanswered = sends.len();
+        let age_ms = self.pd.physical_ms(self.now / MS).saturating_sub(Tso::new(start).physical_ms());
         let again = state.sent.iter().next().copied().filter(|_| plan.p_again_us > 0);
+        if committed && age_ms > ABSENT_AFTER_MS {
+            self.note(|| "a transaction commits after ten minutes".to_owned());
+        }
         if committed && plan.ddl {
             let version = i64::try_from(self.client.jobs.len()).unwrap_or(0) + 1;
             let id = i64::from(plan.id) + 100;
             self.client.jobs.push((id, job(id, version, commit)));
         }
-        self.line(Weight::Short, &format!("txn-{txn}"), || {
+        self.line(Weight::Short, format_args!("txn-{txn}"), || {
             format!("{} start {start} commit {commit}", if committed { "committed" } else { "rolled back" })
         });
         for (kind, node, wait) in sends {
@@ -559,5 +574,7 @@ const NEVER_PERCENT: u64 = 8;
 const ALIVE_MS: u64 = 86_400_000;
 /// … and what is left of it when the client dies.
 const LOCK_TTL_MS: u64 = 1_000;
+/// Operations of the disk that a write may have to wait for.
+const PAUSE_OPERATIONS: u64 = 16;
 /// Attempts at P before the transaction fails.
 const MAX_ATTEMPTS: u32 = 30;

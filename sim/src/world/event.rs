@@ -10,7 +10,7 @@ use binlog_core::pump;
 use binlog_core::sink::op::SinkOp;
 use binlog_sim_models::tidb::request::{Reply, Request, Token};
 use bytes::Bytes;
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Everything that can happen. `inc` is the life of a process: what belongs to an earlier one is void.
@@ -240,46 +240,35 @@ impl Ev {
     }
 }
 
+/// The heap moves small entries; the events themselves stay where they are until they happen.
 #[derive(Debug, Default)]
 pub struct Events {
-    heap: BinaryHeap<Entry>,
+    /// Time, order of scheduling, place.
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    places: Vec<Option<Ev>>,
+    free: Vec<usize>,
     seq: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    at: u64,
-    seq: u64,
-    event: Ev,
 }
 
 impl Events {
     pub fn push(&mut self, at: u64, event: Ev) {
         self.seq += 1;
-        self.heap.push(Entry { at, seq: self.seq, event });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(event);
+                place
+            }
+            None => {
+                self.places.push(Some(event));
+                self.places.len() - 1
+            }
+        };
+        self.heap.push(Reverse((at, self.seq, place)));
     }
 
     pub fn pop(&mut self) -> Option<(u64, Ev)> {
-        self.heap.pop().map(|entry| (entry.at, entry.event))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        self.places[place].take().map(|event| (at, event))
     }
 }
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.seq).cmp(&(self.at, self.seq))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.seq == other.seq
-    }
-}
-
-impl Eq for Entry {}

@@ -30,6 +30,7 @@ use drainer::DrainerNode;
 use event::{Ev, Events};
 use pump::PumpNode;
 use std::collections::BTreeMap;
+use std::fmt;
 use stream::Stream;
 use tidb::Upstream;
 
@@ -280,7 +281,7 @@ impl World {
         tso
     }
 
-    fn line(&mut self, weight: Weight, node: &str, text: impl FnOnce() -> String) {
+    fn line(&mut self, weight: Weight, node: impl fmt::Display, text: impl FnOnce() -> String) {
         self.trace.line(self.now, weight, node, text);
     }
 

@@ -9,6 +9,7 @@ use super::{MS, RegistryWay, World};
 use crate::canary::PortCanary;
 use crate::disk::VirtualDisk;
 use crate::kv::SimKv;
+use crate::oracle::gc::Told;
 use crate::oracle::log::LogView;
 use crate::oracle::node::{LifeWatch, Written};
 use crate::oracle::pump::{Shown, Watch};
@@ -62,6 +63,7 @@ pub struct PumpNode {
     pub low_space: u64,
     /// By the last measurement there is room for prewrites besides the reserve (rules 6).
     pub may_prewrite: bool,
+    pub told: Told,
 }
 
 /// One life of the process.
@@ -73,7 +75,8 @@ pub struct Proc {
     armed: u64,
     log: BTreeMap<u64, VecDeque<(OpId, LogOp)>>,
     index: VecDeque<(OpId, IndexOp)>,
-    pub writes: BTreeMap<WriteId, Call>,
+    /// With the time at which each arrived.
+    pub writes: BTreeMap<WriteId, (Call, u64)>,
     pub next_write: u64,
     /// An operator's decisions that are not answered: start by call.
     pub commands: BTreeMap<WriteId, u64>,
@@ -119,6 +122,7 @@ impl PumpNode {
             rotten: false,
             low_space: 0,
             may_prewrite: true,
+            told: Told::default(),
         }
     }
 
@@ -170,7 +174,7 @@ impl World {
             max_batch_bytes: 1 << 20,
             max_batch_records: usize::try_from(c.max_batch_records).unwrap_or(1),
             sync_log: c.sync_log == 1,
-            gc_hold_ttl_s: 86_400,
+            gc_hold_ttl_s: c.hold_ttl_s,
             fake_interval_ms: c.fake_ms,
             fake_on_demand_ms: c.demand_ms,
             heartbeat_ms: c.heartbeat_ms,
@@ -190,6 +194,7 @@ impl World {
         pump.inc += 1;
         pump.view.restart();
         pump.may_prewrite = true;
+        pump.told = Told::default();
         pump.proc = Some(Proc {
             pump: Pump::new(config),
             born: now,
@@ -208,7 +213,7 @@ impl World {
         pump.life.restart(previous);
         let inc = pump.inc;
         self.trace.life(now, || format!("pump-{node}"), true);
-        self.line(Weight::Short, &format!("pump-{node}"), || format!("starts (life {inc})"));
+        self.line(Weight::Short, format_args!("pump-{node}"), || format!("starts (life {inc})"));
         self.pump_input(node, inc, Input::Start);
         if self.plan.config.gc_ms > 0 {
             self.after(MS, Ev::Measure { node, inc });
@@ -235,7 +240,9 @@ impl World {
             pump.disk.power_loss();
         }
         self.trace.life(self.now, || format!("pump-{node}"), false);
-        self.line(Weight::Short, &format!("pump-{node}"), || (if power { "loses power" } else { "is killed" }).into());
+        self.line(Weight::Short, format_args!("pump-{node}"), || {
+            (if power { "loses power" } else { "is killed" }).into()
+        });
         self.drop_streams_of(node);
     }
 
@@ -244,20 +251,25 @@ impl World {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc) else { return };
         let mono = pump.mono(now);
         let Some(proc) = &mut pump.proc else { return };
-        self.trace.line(now, Weight::Full, &format!("pump-{node}"), || format!("<- {}", clip(&format!("{input:?}"))));
+        self.trace
+            .line(now, Weight::Full, format_args!("pump-{node}"), || format!("<- {}", clip(&format!("{input:?}"))));
         let written = match &input {
             Input::Write { payload, .. } => peek(payload).ok().filter(|p| !p.is_probe()).map(|p| p.tp),
             Input::NotifyDone { result: Ok(()), .. } => {
                 pump.life.notified();
                 None
             }
+            Input::DrainersDone { result, .. } => {
+                pump.told.lists(result.as_ref().ok().map(Vec::as_slice));
+                None
+            }
             _ => None,
         };
         let written = written.map(|tp| if tp == 0 { Written::Prewrite } else { Written::Other });
-        let before = written.map(|_| proc.pump.status());
+        let before = written.map(|_| proc.pump.glance());
         proc.pump.handle(mono, input);
         proc.pump.check();
-        let after = proc.pump.status();
+        let after = proc.pump.glance();
         let moved = pump.life.is_now(after.state);
         let reserved = match before.as_ref() {
             Some(b) if written == Some(Written::Prewrite) && after.accepted > b.accepted && !pump.may_prewrite => {
@@ -306,8 +318,9 @@ impl World {
     }
 
     fn pump_effect(&mut self, node: usize, inc: u32, effect: Effect) {
-        self.trace
-            .line(self.now, Weight::Full, &format!("pump-{node}"), || format!("-> {}", clip(&format!("{effect:?}"))));
+        self.trace.line(self.now, Weight::Full, format_args!("pump-{node}"), || {
+            format!("-> {}", clip(&format!("{effect:?}")))
+        });
         match effect {
             Effect::Log { op, request } => {
                 let slot = request.slot().map_or(u64::MAX, SlotId::raw);
@@ -365,10 +378,13 @@ impl World {
             Effect::StreamEnd { stream, result } => self.stream_ended(node, stream, result),
             Effect::ActionReply { .. } | Effect::BinlogRead { .. } => {}
             Effect::Fault(fault) => self.pump_fault(node, inc, &fault),
-            Effect::Notice { text, .. } => self.line(Weight::Short, &format!("pump-{node}"), || text),
+            Effect::Notice { text, .. } => {
+                self.pumps[node].told.says(&text);
+                self.line(Weight::Short, format_args!("pump-{node}"), || text);
+            }
             Effect::Stopped => {
                 self.trace.life(self.now, || format!("pump-{node}"), false);
-                self.line(Weight::Short, &format!("pump-{node}"), || "stopped".to_owned());
+                self.line(Weight::Short, format_args!("pump-{node}"), || "stopped".to_owned());
                 let pump = &mut self.pumps[node];
                 pump.proc = None;
                 pump.notes_watermark();
@@ -380,8 +396,11 @@ impl World {
 
     /// N2, N3, when the entry leaves.
     fn judge_entry(&mut self, node: usize, entry: &NodeStatus) {
-        let Some(own) = self.pumps[node].proc.as_ref().map(|p| p.pump.status()) else { return };
+        let Some(own) = self.pumps[node].proc.as_ref().map(|p| p.pump.glance()) else { return };
         self.note(|| format!("pump registers {}", entry.state));
+        if own.undecided > 0 && entry.state == NodeState::Closing {
+            self.note(|| "a pump closes with undecided prewrites".to_owned());
+        }
         let drainers = self.registry.list(Kind::Drainer).unwrap_or_default();
         let mine = self.allocated.iter().rev().find(|(_, a)| a.commits && a.pump == node);
         let largest = mine.map_or(0, |(ts, _)| *ts);
@@ -406,7 +425,7 @@ impl World {
     fn pump_fault(&mut self, node: usize, inc: u32, fault: &Fault) {
         let text = fault.to_string();
         self.note(|| format!("fault {}", text.split([':', ' ']).take(2).collect::<Vec<_>>().join(" ")));
-        self.line(Weight::Short, &format!("pump-{node}"), || format!("FAULT {text}"));
+        self.line(Weight::Short, format_args!("pump-{node}"), || format!("FAULT {text}"));
         if let Fault::Undecidable { start_ts, .. } = fault {
             self.undecidable(node, inc, start_ts.raw());
             return;
@@ -432,7 +451,7 @@ impl World {
     pub(super) fn supervise(&mut self, node: usize, inc: u32) {
         let Some(pump) = self.pumps.get_mut(node).filter(|p| p.inc == inc && !p.rotten) else { return };
         let Some(proc) = &mut pump.proc else { return };
-        if proc.pump.status().read_only.is_none() {
+        if !proc.pump.glance().is_read_only {
             proc.supervised = false;
             return;
         }
@@ -525,6 +544,9 @@ impl World {
             // They leave the queue: what follows may be done first.
             let max = if matches!(request, IndexOp::Flush) { self.plan.config.flush_max_us } else { 3000 };
             let wait = skewed(&mut self.pumps[node].rng, 5, max) * 1000;
+            if self.canary == Some(PortCanary::LogWaitsForFlush) && matches!(request, IndexOp::Flush) {
+                self.pumps[node].disk_stall = self.now + wait;
+            }
             self.after(wait, Ev::IndexAside { node, inc, op, request: Box::new(request) });
         } else {
             self.index_executed(node, inc, op, request);

@@ -91,11 +91,20 @@ impl World {
             return;
         }
         let inc = self.pumps[node].inc;
+        let drains = matches!(stream.to, To::Drainer { .. });
         let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.inc = inc;
             // Everything but "what you hold" is refused below the GC point (hazard 1).
             stream.refused = last != 0 && last < floor;
+        }
+        if drains && last == 0 && self.plan.config.gc_age > 0 {
+            // It has no checkpoint yet, and gets what there is: is something gone already?
+            let gone = self.allocated.range(..=floor).any(|(_, a)| a.commits && a.pump == node);
+            self.drainer.gap |= gone;
+        }
+        if self.pumps[node].watch.recovered && last > self.pumps[node].watch.published {
+            self.note(|| "a stream asks beyond the watermark".to_owned());
         }
         let last = CommitTs::new(last);
         self.pump_input(
@@ -111,7 +120,7 @@ impl World {
         let ts = commit_ts.raw();
         self.trace.fold(ts);
         let payload: Bytes = if payload[1].is_empty() { payload[0].clone() } else { payload.concat().into() };
-        let watermark = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.status().watermark.raw());
+        let watermark = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.glance().watermark.raw());
         let floor = self.pumps[node].proc.as_ref().map_or(0, |p| p.pump.gc_floor().raw());
         let Some(own) = self.streams.get_mut(&stream.raw()) else { return };
         let mut before = std::mem::replace(&mut own.sent, ts);
@@ -175,8 +184,9 @@ impl World {
         own.ending = true;
         let at = own.fifo.max(self.now) + 100_000;
         let error = result.map_or_else(|reject| reject.to_string(), |()| String::new());
-        // GC waits for the Drainer, not for a reader.
-        let below_gc = own.to == To::Reader && self.plan.config.gc_ms > 0 && error.contains(BELOW_GC);
+        // GC waits for the Drainer, unless it goes by age, and never for a reader.
+        let waits = matches!(own.to, To::Drainer { .. }) && self.plan.config.gc_age == 0;
+        let below_gc = !waits && self.plan.config.gc_ms > 0 && error.contains(BELOW_GC);
         let expected = error.is_empty()
             || below_gc
             || error.contains("injected")
@@ -272,7 +282,7 @@ impl World {
             let at = if self.rng.percent(50) { at } else { self.now + 1 };
             self.events.push(at, Ev::StreamClosed { stream: id, error: "connection reset".to_owned() });
         }
-        self.line(Weight::Full, &format!("pump-{node}"), || "its streams are reset".to_owned());
+        self.line(Weight::Full, format_args!("pump-{node}"), || "its streams are reset".to_owned());
     }
 
     /// Where the slowest reader is.
@@ -282,4 +292,4 @@ impl World {
 }
 
 /// Part of the refusal of a stream that asks for what GC took.
-const BELOW_GC: &str = "purged binlog TS";
+pub(super) const BELOW_GC: &str = "purged binlog TS";

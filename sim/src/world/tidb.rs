@@ -302,7 +302,7 @@ impl World {
             && let Some(prewrite) = tidb.prewrites.get_mut(&start)
         {
             prewrite.accepted = Some(call.node);
-            self.line(Weight::Short, &format!("txn-{start}"), || format!("P accepted by pump {}", call.node));
+            self.line(Weight::Short, format_args!("txn-{start}"), || format!("P accepted by pump {}", call.node));
         }
         self.tidb_poke();
     }
@@ -384,7 +384,7 @@ impl World {
         }
         let known = Allocated { txn: start_ts, start_ts, pump, commits: true, p, digest: 0, owes };
         self.trace.fold(commit_ts);
-        self.line(Weight::Short, &format!("txn-{start_ts}"), || format!("committed at {commit_ts}"));
+        self.line(Weight::Short, format_args!("txn-{start_ts}"), || format!("committed at {commit_ts}"));
         self.allocated.insert(commit_ts, known);
         self.judge_commit(start_ts, commit_ts);
         let promised = self.pumps[pump].watch.highest;
@@ -402,7 +402,7 @@ impl World {
 
     fn tidb_crash(&mut self, server: usize) {
         self.trace.life(self.now, || format!("tidb-{server}"), false);
-        self.line(Weight::Short, &format!("tidb-{server}"), || "is killed".to_owned());
+        self.line(Weight::Short, format_args!("tidb-{server}"), || "is killed".to_owned());
         if let Some(tidb) = &mut self.tidb {
             tidb.cluster.crash(server);
         }
@@ -413,7 +413,7 @@ impl World {
         let Some(tidb) = self.tidb.as_mut().filter(|tidb| !tidb.cluster.is_up(server)) else { return };
         tidb.cluster.restart(now, server);
         self.trace.life(self.now, || format!("tidb-{server}"), true);
-        self.line(Weight::Short, &format!("tidb-{server}"), || "starts".to_owned());
+        self.line(Weight::Short, format_args!("tidb-{server}"), || "starts".to_owned());
         self.tidb_poke();
     }
 

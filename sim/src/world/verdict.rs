@@ -222,10 +222,8 @@ impl World {
         let healed = self.now.saturating_sub(self.plan.config.horizon_ms * MS) / MS + self.slept.0;
         for node in 0..self.pumps.len() {
             let pump = &self.pumps[node];
-            let status = pump.proc.as_ref().filter(|_| !pump.rotten).map(|p| p.pump.status());
-            let Some((start, held)) = status.filter(|s| s.read_only.is_none()).and_then(|s| s.oldest_undecided) else {
-                continue;
-            };
+            let own = pump.proc.as_ref().filter(|p| !pump.rotten && !p.pump.glance().is_read_only);
+            let Some((start, held)) = own.and_then(|p| p.pump.oldest_undecided()) else { continue };
             let held = held.min(healed);
             let (held, bound) = if self.has_evidence(start.raw()) {
                 let since = *self.evidence.entry(start.raw()).or_insert(self.now);
@@ -267,7 +265,7 @@ impl World {
     fn waits_for_absence(&mut self) -> bool {
         (0..self.pumps.len()).any(|node| {
             let proc = self.pumps[node].proc.as_ref();
-            let oldest = proc.and_then(|p| p.pump.status().oldest_undecided);
+            let oldest = proc.and_then(|p| p.pump.oldest_undecided());
             oldest.is_some_and(|(start, _)| !self.has_evidence(start.raw()))
         })
     }

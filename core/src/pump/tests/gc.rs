@@ -197,6 +197,17 @@ fn by_age_alone_the_drainer_is_told_before_and_its_stream_ends() {
     world.broken.registry = true;
     world.tso = at(640);
     assert_eq!(collect(&mut world).point.raw(), at(540));
+    let blind = |world: &World| world.notices.iter().filter(|(_, text)| text.contains("cannot be read")).count();
+    assert_eq!(blind(&world), 1, "{:?}", world.notices);
+    // The Drainers that were seen last are told of as before.
+    world.tso = at(800);
+    assert!(!world.notices.iter().any(|(_, text)| text.contains("Drainer near")));
+    history(&mut world, 71..=80);
+    flush(&mut world);
+    let gc = collect(&mut world);
+    assert!(gc.point.raw() > at(560) && gc.passed_consumers == 2, "{gc:?}");
+    assert!(world.notices.iter().any(|(_, text)| text.contains("Drainer near") && text.contains("by their age")));
+    assert_eq!(blind(&world), 1, "said once");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use binlog_sim::minimise::minimise;
 use binlog_sim::plan::generate::{generate, kinds};
 use binlog_sim::plan::{Kind, Plan, Profile};
 use binlog_sim::run::{Options, Outcome, run};
+use binlog_sim::scenario;
 use binlog_sim::trace::{Clock, Detail};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -25,6 +26,7 @@ usage: sim COMMAND
   canary [NAME] [--seeds A..B] [--jobs N]
                             every mutation must be caught, those of GC in profile gc; needs a build with
                             --features canary
+  scenario [NAME]           the known bugs and hazards, each as a plan of its own that must meet what it is about
   coverage [--seeds A..B] [--profile P]
                             faults that fired, states and transitions that were seen
   determinism [--seeds A..B] [--profile P]
@@ -61,6 +63,7 @@ pub fn main(args: &[String]) -> i32 {
         }),
         "minimise" | "minimize" => parsed.minimise(),
         "canary" => parsed.canaries(),
+        "scenario" => parsed.scenarios(),
         "coverage" => parsed.coverage(),
         "determinism" => parsed.determinism(),
         "help" | "--help" | "" => {
@@ -140,7 +143,10 @@ impl Args {
             let text = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
             return Plan::parse(&text).map_err(|e| format!("{path}: {e}"));
         }
-        let seed = self.words.get(1).ok_or("a seed or --plan FILE is needed")?;
+        let seed = self.words.get(1).ok_or("a seed, a scenario or --plan FILE is needed")?;
+        if let Some(scenario) = scenario::ALL.iter().find(|scenario| scenario.name == seed) {
+            return Ok(scenario.plan());
+        }
         let seed = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
         Ok(generate(seed, self.profile()?))
     }
@@ -254,6 +260,30 @@ impl Args {
         Ok(if missed > 0 { 4 } else { 0 })
     }
 
+    fn scenarios(&self) -> Result<i32, String> {
+        let only = self.words.get(1);
+        let mut failed = 0;
+        let chosen: Vec<_> = scenario::ALL.iter().filter(|one| only.is_none_or(|name| one.name == name)).collect();
+        if chosen.is_empty() {
+            return Err(format!("there is no scenario {}", only.map_or("", String::as_str)));
+        }
+        for one in chosen {
+            let verdict = one.judge();
+            failed += i32::from(verdict.is_err());
+            println!(
+                "{:<4} {:<34} {:<12} {}",
+                if verdict.is_ok() { "ok" } else { "FAIL" },
+                one.name,
+                one.covers,
+                one.what
+            );
+            if let Err(text) = verdict {
+                println!("     {text}\n     look at it: ./x sim replay {}", one.name);
+            }
+        }
+        Ok(i32::from(failed > 0))
+    }
+
     fn coverage(&self) -> Result<i32, String> {
         let sweep = Sweep {
             seeds: self.seeds(500)?,
@@ -311,6 +341,8 @@ struct Done {
     fired: BTreeMap<Kind, u64>,
     seen: BTreeMap<String, u64>,
     seconds: f64,
+    /// Of the processors, where the system tells: other work on the machine does not count.
+    cpu_seconds: Option<f64>,
 }
 
 impl Sweep {
@@ -318,7 +350,7 @@ impl Sweep {
         let next = AtomicU64::new(self.seeds.0);
         let end = AtomicU64::new(self.seeds.1);
         let done = Mutex::new(Done::default());
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_seconds());
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
                 scope.spawn(|| {
@@ -340,6 +372,7 @@ impl Sweep {
         });
         let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         done.seconds = began.elapsed().as_secs_f64();
+        done.cpu_seconds = cpu_seconds().zip(cpu).map(|(now, then)| now - then);
         if self.stop {
             // Threads may have been ahead of the first failure: the verdict does not depend on their number.
             let first = done.failures.keys().next().copied();
@@ -374,10 +407,11 @@ impl Done {
     fn summary(&self, sweep: &Sweep) -> String {
         let rate = self.count as f64 / self.seconds.max(0.001);
         let hours = self.simulated as f64 / 3.6e12;
-        let speed = hours * 3600.0 / (self.seconds.max(0.001) * sweep.jobs as f64);
+        let cpu = self.cpu_seconds.unwrap_or(self.seconds * sweep.jobs as f64).max(0.01);
+        let (speed, each) = (hours * 3600.0 / cpu, self.count as f64 / cpu);
         format!(
-            "{} seeds {}..{} of profile {}: {} failed; {rate:.0} seeds/s with {} jobs, {:.2} simulated hours ({speed:.0} per \
-             CPU hour), {} events; hash {:016x}",
+            "{} seeds {}..{} of profile {}: {} failed; {rate:.0} seeds/s with {} jobs, {:.2} simulated hours; per CPU: {each:.0} \
+             seeds/s, {speed:.0} hours an hour; {} events; hash {:016x}",
             self.count,
             sweep.seeds.0,
             sweep.seeds.1,
@@ -427,6 +461,18 @@ fn artefacts(seed: u64, plan: &Plan, outcome: &Outcome) -> Result<String, String
     }
     Ok(shown)
 }
+
+/// What this process has used of the processors so far.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may hold anything: the fields from the third on; user and system time are the 14th and 15th.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS)
+}
+
+/// Linux counts in hundredths of a second towards its users, whatever the kernel does.
+const TICKS: f64 = 100.0;
 
 fn panicked(oracle: &str) -> String {
     let at = PANICKED_AT.lock().unwrap_or_else(|e| e.into_inner());

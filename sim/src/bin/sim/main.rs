@@ -3,6 +3,10 @@
 
 mod cli;
 
+/// A world is small and short-lived: most of what an allocator does here is taking and giving back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     std::process::exit(cli::main(&std::env::args().skip(1).collect::<Vec<_>>()));
 }
