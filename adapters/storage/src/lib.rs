@@ -19,6 +19,7 @@ pub mod index_store;
 mod leveldb;
 pub mod log_files;
 pub mod original;
+mod pool;
 mod slot_file;
 mod worker;
 

@@ -10,6 +10,7 @@ use crate::descriptors::Descriptors;
 use crate::dir::{DirError, create_dir, parent_of, sync_dir};
 use crate::direct::{self, Aligned, BLOCK};
 use crate::io_fault;
+use crate::pool::Pool;
 use crate::slot_file::{Mode, SlotFile};
 use crate::worker::Worker;
 use binlog_core::fault::IoFault;
@@ -104,6 +105,7 @@ impl LogFiles {
             direct: direct.is_ok(),
             open: Mutex::default(),
             buffer: Mutex::new(Aligned::new(BUFFER)),
+            pool: Arc::default(),
         });
         let spawn = |name: &str| {
             let (slots, done, observer) = (Arc::clone(&slots), Arc::clone(&done), Arc::clone(&observer));
@@ -146,6 +148,8 @@ struct Slots {
     open: Mutex<Descriptors<SlotFile>>,
     /// Of the one thread that writes.
     buffer: Mutex<Aligned>,
+    /// For reads.
+    pool: Arc<Pool>,
 }
 
 impl Slots {
@@ -169,7 +173,7 @@ impl Slots {
             }
             LogOp::Read { slot, offset, len } => {
                 let file = self.file(slot, false)?;
-                let data = file.read(offset, len).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
+                let data = file.read(offset, len, &self.pool).map_err(|e| io_fault("read of", &self.path(slot), &e))?;
                 Ok(LogReply::Data(data))
             }
             LogOp::Fill { slot, offset, len } => {

@@ -1,18 +1,21 @@
 //! One file of the log, opened once (rules 2). Whole blocks are written past the page cache (`O_DIRECT`) where the file system allows
 //! it: nothing is copied into pages that nobody reads again (live streams are served from memory), a failed write is the error of
 //! that write instead of a page that reads new until it is evicted, and the bytes written are those of the batch, not of the large
-//! page around it. Reads go through the page cache, with its read-ahead. Used by `log_files` alone.
+//! page around it. Scans read in the same way (recovery, scrub: what they read is not wanted again soon); streams read through the
+//! page cache, with its read-ahead. Used by `log_files` alone.
 //!
 //! Mixing both on one file is safe here: a write past the cache drops the pages that it covers before it returns, and the log reads
 //! only what it knows to be durable, so never a block that is being written.
 
 use crate::direct::{Aligned, BLOCK, is_aligned};
+use crate::pool::{self, Pool};
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct SlotFile {
@@ -38,7 +41,7 @@ impl SlotFile {
         let writes = mode != Mode::ReadOnly;
         let file =
             OpenOptions::new().read(true).write(writes).create_new(mode == Mode::Create).mode(0o600).open(path)?;
-        let open_direct = || OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
+        let open_direct = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path);
         let direct = (direct && writes).then(open_direct).transpose()?;
         Ok(Self { file, direct })
     }
@@ -76,21 +79,38 @@ impl SlotFile {
     }
 
     /// Up to `len` bytes at `offset`; memory only for what the file has.
-    pub fn read(&self, offset: u64, len: u64) -> io::Result<Bytes> {
+    pub fn read(&self, offset: u64, len: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
         let there = self.file.metadata()?.len().saturating_sub(offset).min(len);
-        let mut data = vec![0; usize::try_from(there).map_err(|_| ErrorKind::OutOfMemory)?];
-        let mut filled = 0;
-        while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let there = usize::try_from(there).map_err(|_| ErrorKind::OutOfMemory)?;
+        if let Some(direct) = self.direct.as_ref().filter(|_| is_scan(offset, there)) {
+            let mut loan = pool.take(there);
+            let filled = read_at(direct, offset, loan.bytes())?;
+            return Ok(loan.share(filled));
         }
+        let mut data = vec![0; there];
+        let filled = read_at(&self.file, offset, &mut data)?;
         data.truncate(filled);
         Ok(data.into())
     }
+}
+
+/// Large and made of whole blocks: streams read from record to record.
+const fn is_scan(offset: u64, len: usize) -> bool {
+    is_aligned(offset) && is_aligned(len as u64) && pool::BUFFER / 2 <= len && len <= pool::BUFFER
+}
+
+/// How many bytes were there.
+fn read_at(file: &File, offset: u64, data: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// The parts are put together in the buffer, which is written whenever it is full: whole blocks from an aligned place.

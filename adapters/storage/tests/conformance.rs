@@ -92,8 +92,14 @@ fn log_files_keep_what_was_written() {
     let blocks = [parts, vec![padding]].concat();
     log.write(12, 8192, blocks.clone());
     assert_eq!(log.read(12, 8192, 1 << 30), blocks.concat());
+    // As a scan reads; the buffer is used again.
+    for _ in 0..3 {
+        assert_eq!(log.read(12, 8192, 1 << 20), blocks.concat()[..1 << 20]);
+    }
     log.write(12, 12_288, vec![Bytes::from(vec![9; 4096])]);
-    assert_eq!(log.read(12, 12_288, 4096), vec![9; 4096], "what was read before is read anew");
+    for len in [4096, 1 << 20] {
+        assert_eq!(log.read(12, 12_288, len)[..4096], [9; 4096], "what was read before is read anew");
+    }
     let whole = 8192 + blocks.concat().len() as u64;
 
     let missing = SlotId::new(4);

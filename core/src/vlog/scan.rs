@@ -8,6 +8,7 @@ use super::log::BatchSeq;
 use super::record::Record;
 use crate::ids::SlotId;
 use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
 
 /// Bytes that the caller should read and feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +51,13 @@ pub(super) struct Scanner {
     pos: u64,
     limit: u64,
     /// Bytes from `pos` on.
-    buf: BytesMut,
+    ahead: Ahead,
     asked: u64,
 }
 
 impl Scanner {
     pub fn new(seal: Seal, slot: SlotId, pos: u64, limit: u64) -> Self {
-        Self { seal, slot, begin: pos, pos, limit, buf: BytesMut::new(), asked: 0 }
+        Self { seal, slot, begin: pos, pos, limit, ahead: Ahead::default(), asked: 0 }
     }
 
     /// All batches of a segment that ends at `end`.
@@ -87,31 +88,22 @@ impl Scanner {
         if left < BATCH_HEADER as u64 {
             return self.invalid(None, "batch header is cut off");
         }
-        if self.buf.len() < BATCH_HEADER {
-            return self.need(left);
-        }
-        let Some(header) = decode_batch_header(self.seal, self.pos, &self.buf) else {
+        let Some(bytes) = self.ahead.front(BATCH_HEADER) else { return self.need(left) };
+        let Some(header) = decode_batch_header(self.seal, self.pos, &bytes) else {
             return self.invalid(None, "no batch of this segment begins here");
         };
         let total = header.payload_len.saturating_add(BATCH_HEADER as u64);
         if total > left {
             return self.invalid(Some(header), "batch reaches beyond the end");
         }
-        if (self.buf.len() as u64) < total {
-            return self.need(left);
-        }
-        let bytes = self.buf.split_to(to_usize(total)).freeze();
+        let Some(bytes) = self.ahead.front(to_usize(total)) else { return self.need(left) };
         match batch::decode(self.seal, self.pos, header, &bytes) {
             Err(why) => self.invalid(Some(header), why),
             Ok(records) => {
                 let offset = self.pos;
                 self.pos = align_up(offset + total);
                 // The padding may not have been read (or may not exist behind a torn file end): it is skipped, not checked.
-                let padding = to_usize(self.pos - offset - total).min(self.buf.len());
-                self.buf.advance(padding);
-                if self.buf.is_empty() {
-                    self.buf = BytesMut::new();
-                }
+                self.ahead.skip(to_usize(self.pos - offset));
                 Step::Batch(Batch { offset, end: self.pos, seq: header.seq, records })
             }
         }
@@ -120,19 +112,64 @@ impl Scanner {
     pub fn feed(&mut self, data: &Bytes) {
         if (data.len() as u64) < self.asked {
             // The file ends earlier than its size said.
-            self.limit = self.limit.min(self.pos + (self.buf.len() + data.len()) as u64);
+            self.limit = self.limit.min(self.pos + (self.ahead.len + data.len()) as u64);
         }
-        self.buf.extend_from_slice(data);
+        self.ahead.push(data.clone());
     }
 
     fn need(&mut self, left: u64) -> Step {
-        let have = self.buf.len() as u64;
+        let have = self.ahead.len as u64;
         self.asked = CHUNK.min(left - have.min(left));
         Step::Need(Need { slot: self.slot, offset: self.pos + have, len: self.asked })
     }
 
     fn invalid(&self, header: Option<BatchHeader>, why: &'static str) -> Step {
         Step::Invalid { at: self.pos, header, why }
+    }
+}
+
+/// Bytes that were read, in the pieces in which they came: only what lies across the end of one is copied.
+#[derive(Debug, Default)]
+struct Ahead {
+    pieces: VecDeque<Bytes>,
+    len: usize,
+}
+
+impl Ahead {
+    fn push(&mut self, piece: Bytes) {
+        self.len += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    /// The first `len` bytes; `None`: so many were not read yet.
+    fn front(&self, len: usize) -> Option<Bytes> {
+        if self.len < len {
+            return None;
+        }
+        match self.pieces.front() {
+            Some(first) if first.len() >= len => Some(first.slice(..len)),
+            _ => {
+                let mut whole = BytesMut::with_capacity(len);
+                for piece in &self.pieces {
+                    let left = len - whole.len();
+                    whole.extend_from_slice(piece.get(..left).unwrap_or(piece));
+                }
+                Some(whole.freeze())
+            }
+        }
+    }
+
+    /// Drops the first `len` bytes, or all there are.
+    fn skip(&mut self, mut len: usize) {
+        while let Some(first) = self.pieces.front_mut().filter(|_| len > 0) {
+            let part = len.min(first.len());
+            first.advance(part);
+            self.len -= part;
+            len -= part;
+            if first.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
     }
 }
 
@@ -176,3 +213,30 @@ impl Hunt {
 /// One read: large enough that a disk streams, small enough that recovery needs no memory to speak of. A multiple of
 /// [`BLOCK`].
 const CHUNK: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_read_in_pieces_is_one_run_of_bytes(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..8),
+            steps in proptest::collection::vec((0usize..40, 0usize..40), 0..20),
+        ) {
+            let (mut ahead, mut all) = (Ahead::default(), Vec::new());
+            for piece in pieces {
+                all.extend_from_slice(&piece);
+                ahead.push(piece.into());
+            }
+            for (peek, skip) in steps {
+                let front = ahead.front(peek);
+                prop_assert_eq!(front.as_deref(), all.get(..peek));
+                ahead.skip(skip);
+                all.drain(..skip.min(all.len()));
+                prop_assert_eq!(ahead.len, all.len());
+            }
+        }
+    }
+}
