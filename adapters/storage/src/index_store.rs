@@ -50,7 +50,7 @@ impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             write_buffer_bytes: 64 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
             block_bytes: 16 << 10,
             restart_interval: 16,
             compaction_trigger: 8,
