@@ -257,7 +257,7 @@ impl<T: Translate> Applier<T> {
             self.pass_rows(now, commit_ts, out);
             return true;
         }
-        let awaited = self.translator.version_of(value).filter(|version| self.learning.awaits(*version));
+        let awaited = self.translator.version_of(value).filter(|version| self.learning.expects(*version));
         let unreached = self.translator.ahead_of_history(value);
         let ahead = unreached.or(awaited);
         if ahead.is_some_and(|version| !self.learning.may_translate(now, version, out)) {

@@ -50,7 +50,7 @@ impl Learning {
 
     /// Whether a transaction that is ahead of the history may be translated; if not, a look is on its way.
     pub(super) fn may_translate(&mut self, now: MonoTime, version: SchemaVersion, out: &mut Out) -> bool {
-        self.waiting = version > self.looked || self.awaits(version);
+        self.waiting = version > self.looked || self.expects(version);
         if self.waiting && self.flight.is_none() && now >= self.due() {
             self.flight = Some((out.request(|op| Effect::LoadHistory { op }), version));
         }
@@ -84,7 +84,7 @@ impl Learning {
     }
 
     /// A transaction of this version waits for another look.
-    pub(super) fn awaits(&self, version: SchemaVersion) -> bool {
+    pub(super) fn expects(&self, version: SchemaVersion) -> bool {
         self.waiting && self.is_missed(version)
     }
 
@@ -187,7 +187,7 @@ mod tests {
             if !l.look_again(now, v, false, CommitTs::new(5), &mut out) {
                 break;
             }
-            assert!(l.awaits(v) && !l.awaits(SchemaVersion::new(8)));
+            assert!(l.expects(v) && !l.expects(SchemaVersion::new(8)));
         }
         assert!((5..=20).contains(&looks), "{looks}");
         assert!(
