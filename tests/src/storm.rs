@@ -150,7 +150,7 @@ async fn storm(options: &Options, work: &WorkDir) -> Result<bool> {
     let shown: Vec<Arc<Mutex<Items>>> = pumps.iter().map(|_| Arc::default()).collect();
     let mut readers = JoinSet::new();
     for (pump, shown) in pumps.iter().zip(&shown) {
-        readers.spawn(read(pump.address.clone(), cluster, Arc::clone(&world), Arc::clone(shown)));
+        readers.spawn(read(pump.address.clone(), cluster, Arc::clone(shown)));
     }
     let collected = Arc::new(Collected::default());
     let addresses = pumps.iter().map(|pump| pump.address.clone()).collect();
@@ -371,9 +371,9 @@ fn signed(ts: u64) -> i64 {
     i64::try_from(ts).unwrap_or(i64::MAX)
 }
 
-/// A Drainer: pulls all the time and comes back with the last timestamp that it got.
-async fn read(address: String, cluster: ClusterId, world: Arc<World>, shown: Arc<Mutex<Items>>) {
-    while !world.over.load(Ordering::SeqCst) {
+/// A Drainer: pulls until it is aborted, also when the storm is over, and comes back with the last timestamp that it got.
+async fn read(address: String, cluster: ClusterId, shown: Arc<Mutex<Items>>) {
+    loop {
         let last = shown.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(ts, _)| *ts);
         if let Ok(mut stream) = pump_client::open(&address, cluster, CommitTs::new(last), false).await {
             while let Some(Ok(payload)) = stream.next().await {
